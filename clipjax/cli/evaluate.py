@@ -1,0 +1,108 @@
+"""Scores a trained model on zero-shot tasks, with 95 % intervals and chance beside every number.
+
+clipjax evaluate --workdir runs/quickstart
+clipjax evaluate --workdir runs/quickstart --tasks concept --json -
+clipjax evaluate --workdir runs/a --config configs/b.py --config.data.root=data/b
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from clipjax.cli.configs import add_cluster_flags, add_config_flag, apply_overrides, load_config
+from clipjax.cli.parser import Parser
+from clipjax.config import TrainConfig, UsageError, did_you_mean, to_config_dict
+
+
+def configure(parser: Parser) -> None:
+    """Adds the flags."""
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="of the run")
+    parser.add_argument("--step", type=int, metavar="N", help="checkpoint; the newest by default")
+    parser.add_argument("--tasks", metavar="A,B", help="only these tasks")
+    parser.add_argument(
+        "--picture",
+        metavar="FILE.png",
+        help="draw pictures of a retrieval task with what they found",
+    )
+    add_config_flag(parser, required=False)
+    add_cluster_flags(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Evaluates; returns scores by task and metric in process 0."""
+    other = load_config(args.config, args.overrides) if args.config else None
+    from clipjax.core.distributed import Cluster, joined
+
+    cluster = Cluster(
+        coordinator=args.coordinator,
+        num_processes=args.num_processes,
+        process_id=args.process_id,
+    )
+    with joined(cluster) as lifeline:
+        import jax
+
+        from clipjax.core.checkpoint import write_atomically
+        from clipjax.evals.report import table, to_json
+        from clipjax.evals.retrieval import Retrieval
+        from clipjax.evals.tasks import make_tasks
+        from clipjax.inference.load import checkpoint_config, load, pick_checkpoint
+
+        reader, step = pick_checkpoint(args.workdir, args.step)
+        config = other or apply_overrides(
+            to_config_dict(checkpoint_config(reader, step)), args.overrides
+        )
+        config = _only(config, args.tasks)
+        tasks = make_tasks(config.evals, config.data)
+        if args.picture and not any(isinstance(task, Retrieval) for task in tasks.values()):
+            raise UsageError("--picture needs a retrieval task among those that are evaluated.")
+        model = load(args.workdir, step=step, all_devices=True)
+        encode = model.encoder.bind(model.params)
+        results = {}
+        for name, task in tasks.items():
+            lifeline.phase(f"evaluate {name}", config.watchdog.evaluate_seconds, step)
+            if jax.process_index() == 0:
+                print(f"evaluating {name} ...", file=sys.stderr, flush=True)
+            results[name] = task.run(encode)
+        figures = {"workdir": str(args.workdir), "step": step, "tasks": to_json(results)}
+        if args.picture:
+            from clipjax.evals.picture import draw_retrieval
+
+            task = next(task for task in tasks.values() if isinstance(task, Retrieval))
+            sheet = draw_retrieval(task, encode, model.config.image.image_size)
+            if jax.process_index() == 0:
+                sheet.save(args.picture)
+        if jax.process_index() != 0:
+            return None
+        write_atomically(
+            Path(args.workdir) / f"evaluation-{step:08d}.json",
+            json.dumps(figures, indent=1).encode(),
+        )
+        print(table(results))
+        return figures
+
+
+def _only(config: TrainConfig, names: str | None) -> TrainConfig:
+    tasks = config.evals.tasks
+    if names is not None:
+        chosen = [name.strip() for name in names.split(",") if name.strip()]
+        for name in chosen:
+            if name not in tasks:
+                raise UsageError(
+                    f"--tasks={names}: no task {name!r}.{did_you_mean(name, tasks)} "
+                    f"There are: {', '.join(tasks)}."
+                )
+        tasks = {name: tasks[name] for name in chosen}
+    if not tasks:
+        raise UsageError(
+            "config.evals.tasks is empty: nothing to evaluate. Name tasks in a --config."
+        )
+    return dataclasses.replace(config, evals=dataclasses.replace(config.evals, tasks=tasks))
+
+
+if __name__ == "__main__":
+    from clipjax.cli.main import main
+
+    main(["evaluate", *sys.argv[1:]])

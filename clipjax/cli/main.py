@@ -1,0 +1,116 @@
+"""The console command `clipjax COMMAND`.
+
+Nothing heavy is imported before a command is chosen, so that help is instant.
+"""
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from clipjax.cli.parser import Parser, reject_unknown_flags
+from clipjax.config.errors import UserError
+
+# name: (module, what it does, whether it reads --config and --config.FIELD=VALUE)
+COMMANDS = {
+    "train": ("clipjax.cli.train", "train a dual encoder, or go on where a run stopped", True),
+    "evaluate": ("clipjax.cli.evaluate", "score a trained model on zero-shot tasks", True),
+    "inspect": ("clipjax.cli.inspect", "show what a run is, without running it", True),
+    "data": ("clipjax.cli.data", "make real image-text pairs as WebDataset shards", False),
+    "doctor": ("clipjax.cli.doctor", "check this machine, and that a model can learn", True),
+    "bench": ("clipjax.cli.bench", "measure speed, interleaved with a rival", False),
+}
+
+EXIT_STATUSES = """\
+exit statuses:
+  0   done
+  1   failed; one line on standard error says what, where and what to do
+  2   usage: the command line or the config cannot be used
+  75  saved, run me again (preempted, or another process died or hung)
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs one command and ends the process with its exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        sys.exit(_run(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _run(argv: list[str]) -> int:
+    parser = _top_parser()
+    if not argv or argv[0] in ("-h", "--help", "--version"):
+        parser.parse_args(argv or ["--help"])
+    name, rest = argv[0], argv[1:]
+    if name not in COMMANDS:
+        parser.parse_args([name])  # raises with the nearest name
+    module_name, _, takes_config = COMMANDS[name]
+    module = importlib.import_module(module_name)
+    parser = Parser(
+        prog=f"clipjax {name}",
+        description=module.__doc__,
+        epilog=EXIT_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.configure(parser)
+    for leaf in parser.leaves():
+        leaf.add_argument(
+            "--json", metavar="PATH", help="write the figures as one JSON object; - for stdout"
+        )
+    overrides = [arg for arg in rest if takes_config and arg.startswith("--config.")]
+    rest = [arg for arg in rest if arg not in overrides]
+    reject_unknown_flags(parser, rest)
+    args = parser.parse_args(rest)
+    if takes_config:
+        args.overrides = overrides
+    to_stdout = args.json == "-"
+    with contextlib.redirect_stdout(sys.stderr) if to_stdout else contextlib.nullcontext():
+        figures = module.run(args)
+    if args.json is not None and figures is not None:
+        _write_json(args.json, figures)
+    return int(getattr(args, "exit_status", 0))
+
+
+def _top_parser() -> Parser:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {row[1]}" for name, row in COMMANDS.items())
+    parser = Parser(
+        prog="clipjax",
+        description="Contrastive multimodal pretraining in JAX.",
+        epilog=f"commands:\n{commands}\n\nclipjax COMMAND --help says more.\n\n{EXIT_STATUSES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    from clipjax import __version__
+
+    parser.add_argument("--version", action="version", version=f"clipjax {__version__}")
+    parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND")
+    return parser
+
+
+def _write_json(path: str, figures: Any) -> None:
+    text = json.dumps(figures)
+    if path == "-":
+        print(text)
+        return
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+    except OSError as error:
+        raise UserError(f"--json={path}: cannot be written ({error.strerror}).") from error
+
+
+if __name__ == "__main__":
+    main()

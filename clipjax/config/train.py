@@ -1,0 +1,173 @@
+"""A whole run."""
+
+import dataclasses
+from typing import Literal
+
+from clipjax.config.data import AugmentConfig, DataConfig, TokenizerConfig
+from clipjax.config.evals import EvalsConfig
+from clipjax.config.model import DualEncoderConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with warm-up, decay and clipping; CLIP's constants.
+
+    Attributes:
+        peak_learning_rate: after the warm-up.
+        warmup_steps: steps of linear rise from zero.
+        schedule: after the warm-up: half a cosine down to zero at `num_steps`, or constant.
+        weight_decay: decoupled; never on biases, gains, positions, logit scale or bias.
+        clip_norm: largest global norm of a gradient; None for no clipping.
+        ema_decay: decay of the moving average of the parameters that is evaluated and exported; 0
+            for none. It is warmed up: min(decay, (1 + step) / (10 + step)).
+    """
+
+    peak_learning_rate: float = 5e-4
+    warmup_steps: int = 2000
+    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = 0.2
+    beta1: float = 0.9
+    beta2: float = 0.98
+    eps: float = 1e-6
+    clip_norm: float | None = 1.0
+    ema_decay: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay={self.ema_decay} must be in [0, 1)")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps={self.warmup_steps} must not be negative")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The contrastive loss.
+
+    Attributes:
+        kind: softmax (CLIP) or sigmoid (SigLIP).
+        equal_captions: pairs of one batch with the same caption are positives of each other
+            instead of negatives.
+        max_logit_scale: the scale is clamped to it after each step.
+    """
+
+    kind: Literal["softmax", "sigmoid"] = "softmax"
+    equal_captions: bool = False
+    max_logit_scale: float = 100.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Devices along each axis of the mesh; -1 (one axis at most) takes what is left.
+
+    Attributes:
+        data: copies of the parameters; the batch is split.
+        fsdp: the batch and the parameters are split.
+        tensor: heads and hidden units are split; the batch is not.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self):
+        sizes = (self.data, self.fsdp, self.tensor)
+        if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+            raise ValueError(
+                f"data, fsdp, tensor = {sizes} must be positive; one of them may be -1"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the state is saved and what is kept.
+
+    Attributes:
+        every_steps: steps between saves; a last one is always made.
+        keep: newest checkpoints kept.
+        keep_every_steps: checkpoints whose step is a multiple of it are kept for ever; 0 for none.
+        max_failed_saves: the run stops after so many failed saves in a row.
+        allow_other_data: resume although the shards are not those of the checkpoint.
+    """
+
+    every_steps: int = 1000
+    keep: int = 2
+    keep_every_steps: int = 0
+    max_failed_saves: int = 5
+    allow_other_data: bool = False
+
+    def __post_init__(self):
+        if self.every_steps < 1 or self.keep < 1:
+            raise ValueError(
+                f"every_steps={self.every_steps} and keep={self.keep} must be positive"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WatchdogConfig:
+    """After how many seconds without progress a process is taken for stuck.
+
+    Attributes:
+        step_seconds: the least limit for a step; the limit is ten median steps where that is more.
+        compile_seconds: limit for compilation and start.
+        evaluate_seconds: limit for one evaluation.
+        save_seconds: limit for waiting on a checkpoint.
+    """
+
+    step_seconds: float = 120.0
+    compile_seconds: float = 3600.0
+    evaluate_seconds: float = 3600.0
+    save_seconds: float = 1800.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """Where metrics go besides the terminal and WORKDIR/metrics.jsonl.
+
+    Attributes:
+        every_steps: steps between lines.
+        tensorboard: write event files to WORKDIR/tensorboard.
+        wandb_project: project at Weights & Biases (extra `wandb`, key from the environment).
+    """
+
+    every_steps: int = 100
+    tensorboard: bool = True
+    wandb_project: str | None = None
+
+    def __post_init__(self):
+        if self.every_steps < 1:
+            raise ValueError(f"every_steps={self.every_steps} must be positive")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run: everything that decides its result, and nothing of the machine it runs on.
+
+    Attributes:
+        num_steps: steps of the whole run; samples seen = num_steps x data.global_batch_size.
+        seed: of the initial parameters and of the augmentation.
+    """
+
+    num_steps: int = 10_000
+    seed: int = 0
+    model: DualEncoderConfig = DualEncoderConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    mesh: MeshConfig = MeshConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evals: EvalsConfig = EvalsConfig()
+    log: LogConfig = LogConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
+
+    def __post_init__(self):
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps={self.num_steps} must be positive")
+        if self.loss.kind == "sigmoid" and self.model.init_logit_bias is None:
+            raise ValueError("loss.kind='sigmoid' needs model.init_logit_bias (SigLIP: -10)")
+        if self.tokenizer.kind == "byte" and self.model.text.vocab_size != 258:
+            raise ValueError(
+                "tokenizer.kind='byte' has 258 ids: set model.text.vocab_size=258, "
+                f"not {self.model.text.vocab_size}"
+            )

@@ -1,0 +1,1 @@
+"""Layer 1: arrays, devices, files, processes; neither models nor data."""

@@ -1,0 +1,225 @@
+"""A process that raises, dies or hangs ends the others, with a message that names it.
+
+Without it a Python error in one process leaves the others in a collective for minutes, and one that
+is alive but stuck is never detected. Every process holds a TCP connection to process 0 and says
+each second how many phases (input, step, save, ...) it has begun. All processes go through the same
+phases, so whoever has begun the fewest is the one the others wait for.
+"""
+
+import dataclasses
+import faulthandler
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+FAILED, TRY_AGAIN = 1, 75
+_BEAT_SECONDS = 1.0
+_CONNECT_SECONDS = 30.0
+
+
+@dataclasses.dataclass
+class _Report:
+    """What a process last said of itself."""
+
+    phases: int = 0
+    phase: str = "start"
+    step: int = 0
+    age_seconds: float = 0.0
+    limit_seconds: float = float("inf")
+    heard_at: float = dataclasses.field(default_factory=time.monotonic)
+    closed: bool = False
+
+    def overdue(self, now: float) -> bool:
+        return not self.closed and self.age_seconds + now - self.heard_at > self.limit_seconds
+
+
+class Lifeline:
+    """Watches this process, and all others when there are several.
+
+    Args:
+        process: index of this process.
+        num_processes: of the run.
+    """
+
+    def __init__(self, process: int, num_processes: int):
+        self.process, self.num_processes = process, num_processes
+        self._me = _Report()
+        self._changed_at = time.monotonic()
+        self._lock = threading.Lock()
+        self._reports: dict[int, _Report] = {process: self._me}
+        self._peers: dict[int, socket.socket] = {}
+        self._server: socket.socket | None = None
+        self._to_zero: socket.socket | None = None
+        self._token = ""
+        self._closing = threading.Event()
+
+    def listen(self, host: str) -> tuple[int, str]:
+        """Opens process 0's end; returns the port and the token that the others must show."""
+        self._token = secrets.token_hex(16)
+        self._server = socket.create_server((host, 0), backlog=self.num_processes)
+        threading.Thread(target=self._accept, name="lifeline-accept", daemon=True).start()
+        return self._server.getsockname()[1], self._token
+
+    def connect(self, host: str, port: int, token: str) -> None:
+        """Opens the end of another process."""
+        self._to_zero = socket.create_connection((host, port), timeout=_CONNECT_SECONDS)
+        self._to_zero.settimeout(None)
+        self._send(self._to_zero, {"token": token, "process": self.process})
+        threading.Thread(target=self._obey, name="lifeline-obey", daemon=True).start()
+
+    def start(self) -> None:
+        """Starts to watch and to report."""
+        threading.Thread(target=self._beat, name="lifeline-beat", daemon=True).start()
+
+    def phase(self, name: str, limit_seconds: float, step: int = 0) -> None:
+        """Says that a new phase begins, and how long it may take."""
+        with self._lock:
+            self._me.phases += 1
+            self._me.phase, self._me.step = name, step
+            self._me.limit_seconds = limit_seconds
+            self._changed_at = time.monotonic()
+
+    def fail(self, message: str, status: int = FAILED) -> None:
+        """Tells the others that this process has failed; returns when they have been told."""
+        what = f"process {self.process} failed: {message}"
+        if self.process == 0:
+            self._broadcast({"fatal": what, "status": status})
+        elif self._to_zero is not None:
+            self._send(self._to_zero, {"fatal": what, "status": status})
+
+    def close(self) -> None:
+        """Says goodbye: from now on the end of this process is no death."""
+        self._closing.set()
+        if self._to_zero is not None:
+            self._send(self._to_zero, {"bye": True})
+        with self._lock:
+            self._me.closed = True
+            self._me.limit_seconds = float("inf")
+
+    # The rest runs in threads of its own.
+
+    def _beat(self) -> None:
+        while not self._closing.is_set():
+            time.sleep(_BEAT_SECONDS)
+            now = time.monotonic()
+            with self._lock:
+                self._me.age_seconds = now - self._changed_at
+                self._me.heard_at = now
+                mine = dataclasses.asdict(self._me)
+            if self._to_zero is not None:
+                mine.pop("heard_at")
+                self._send(self._to_zero, {"report": mine})
+            else:
+                self._broadcast({"ping": True})
+                self._look_for_stuck(now)
+
+    def _look_for_stuck(self, now: float) -> None:
+        with self._lock:
+            reports = dict(self._reports)
+            if not any(report.overdue(now) for report in reports.values()):
+                return
+        fewest = min(report.phases for report in reports.values() if not report.closed)
+        stuck = {p: r for p, r in reports.items() if r.phases == fewest and not r.closed}
+        names = "; ".join(
+            f"process {p}: no progress for {r.age_seconds + now - r.heard_at:.0f} s in phase "
+            f"{r.phase!r} of step {r.step}"
+            for p, r in sorted(stuck.items())
+        )
+        self._die(f"{names} (limit {next(iter(stuck.values())).limit_seconds:.0f} s)", TRY_AGAIN)
+
+    def _accept(self) -> None:
+        assert self._server is not None
+        while not self._closing.is_set():
+            try:
+                peer, _ = self._server.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._hear, args=(peer,), daemon=True).start()
+
+    def _hear(self, peer: socket.socket) -> None:
+        lines = peer.makefile("r", encoding="utf-8")
+        try:
+            hello = json.loads(lines.readline(4096) or "{}")
+            if not secrets.compare_digest(str(hello.get("token")), self._token):
+                return peer.close()
+            process = int(hello["process"])
+        except (ValueError, KeyError, OSError):
+            return peer.close()
+        with self._lock:
+            self._peers[process] = peer
+            report = self._reports[process] = _Report()
+        try:
+            for line in lines:
+                message = json.loads(line)
+                if "fatal" in message:
+                    self._die(message["fatal"], message["status"])
+                with self._lock:
+                    if "bye" in message:
+                        report.closed = True
+                    for name, value in message.get("report", {}).items():
+                        setattr(report, name, value)
+                    report.heard_at = time.monotonic()
+        except (OSError, ValueError):
+            pass
+        if not report.closed and not self._closing.is_set():
+            self._die(
+                f"process {process} died in phase {report.phase!r} of step {report.step} "
+                "(its connection broke)",
+                TRY_AGAIN,
+            )
+        return None
+
+    def _obey(self) -> None:
+        assert self._to_zero is not None
+        lines = self._to_zero.makefile("r", encoding="utf-8")
+        threading.Thread(target=self._miss_zero, daemon=True).start()
+        try:
+            for line in lines:
+                self._zero_heard_at = time.monotonic()
+                message = json.loads(line)
+                if "fatal" in message:
+                    self._exit(message["fatal"], message["status"])
+        except (OSError, ValueError):
+            pass
+        if not self._closing.is_set():
+            self._exit("process 0 died (its connection broke)", TRY_AGAIN)
+
+    _zero_heard_at = float("inf")
+
+    def _miss_zero(self) -> None:
+        while not self._closing.is_set():
+            time.sleep(_BEAT_SECONDS)
+            silent = time.monotonic() - self._zero_heard_at
+            if silent > max(self._me.limit_seconds, 10 * _BEAT_SECONDS):
+                self._exit(f"process 0 has not answered for {silent:.0f} s", TRY_AGAIN)
+
+    def _die(self, message: str, status: int) -> None:
+        self._broadcast({"fatal": message, "status": status})
+        self._exit(message, status)
+
+    def _exit(self, message: str, status: int) -> None:
+        if self._closing.is_set():
+            return
+        if "no progress" in message:
+            faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        where = f" (process {self.process})" if self.num_processes > 1 else ""
+        print(f"error: the run ends{where}: {message}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(status)
+
+    def _broadcast(self, message: dict[str, Any]) -> None:
+        with self._lock:
+            peers = list(self._peers.values())
+        for peer in peers:
+            self._send(peer, message)
+
+    def _send(self, peer: socket.socket, message: dict[str, Any]) -> None:
+        try:
+            peer.sendall((json.dumps(message) + "\n").encode())
+        except OSError:
+            return  # the reading side notices a broken connection

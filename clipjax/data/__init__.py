@@ -1,0 +1,1 @@
+"""Layer 2: from WebDataset shards to host batches; NumPy only."""

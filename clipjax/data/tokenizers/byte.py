@@ -1,0 +1,31 @@
+"""UTF-8 bytes as tokens: no vocabulary to train or to ship."""
+
+from typing import Any
+
+import numpy as np
+
+from clipjax.data.tokenizers.frame import frame
+
+VOCAB_SIZE = 258  # 256 bytes, start, end
+
+
+class ByteTokenizer:
+    """Each byte is its own id; 256 starts a text and 257 ends it.
+
+    >>> ByteTokenizer(context_length=6, lowercase=True)("Ab").tolist()
+    [256, 97, 98, 257, 0, 0]
+    """
+
+    vocab_size = VOCAB_SIZE
+
+    def __init__(self, *, context_length: int, lowercase: bool):
+        self.context_length, self.lowercase = context_length, lowercase
+
+    def __call__(self, text: str) -> np.ndarray:
+        """Returns int32 [context_length] ids."""
+        ids = list((text.lower() if self.lowercase else text).encode())
+        return frame(ids, self.context_length, self.vocab_size)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what `tokenizer_from_json` needs."""
+        return {"kind": "byte", "context_length": self.context_length, "lowercase": self.lowercase}

@@ -1,0 +1,1 @@
+"""Layer 3: zero-shot tasks over encode functions; NumPy only."""

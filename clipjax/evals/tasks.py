@@ -1,0 +1,129 @@
+"""From the config of a task to the task, with its data checked before anything is computed."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from clipjax.config import DataConfig, EvalsConfig, TaskConfig, UserError
+from clipjax.data.decode import BadSampleError, decode_image, resize_exact
+from clipjax.data.pairs import caption_member, choose_caption
+from clipjax.data.sources.tar_shards import TarShards, expand_shards
+from clipjax.evals.estimate import Estimate
+from clipjax.evals.protocol import Encoders
+from clipjax.evals.retrieval import Retrieval
+from clipjax.evals.zeroshot import ZeroShotClassification
+
+
+class Task(Protocol):
+    """Something that scores a model."""
+
+    def run(self, encode: Encoders) -> dict[str, Estimate]:
+        """Returns its scores by metric."""
+        ...
+
+
+class ShardImages:
+    """The pictures of shards, through the exact evaluation transform."""
+
+    def __init__(self, source: TarShards, max_pixels: int):
+        self.source, self._max_pixels = source, max_pixels
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def fill(self, index: int, out: np.ndarray) -> None:
+        """Writes picture `index` into `out`.
+
+        Raises:
+            UserError: if it does not decode: an evaluation skips nothing.
+        """
+        try:
+            resize_exact(decode_image(self.source[index]["image"], self._max_pixels), out)
+        except BadSampleError as error:
+            raise UserError(
+                f"{self.source.key(index)}: {error}. An evaluation counts every sample: mend the "
+                "shard or take the sample out."
+            ) from error
+
+
+def make_tasks(evals: EvalsConfig, data: DataConfig) -> dict[str, Task]:
+    """Returns the tasks by name.
+
+    Raises:
+        UserError: if a file is missing, a split is empty or a label is out of range.
+    """
+    return {name: _make_task(name, task, evals, data) for name, task in evals.tasks.items()}
+
+
+def _make_task(name: str, task: TaskConfig, evals: EvalsConfig, data: DataConfig) -> Task:
+    where = f"config.evals.tasks.{name}"
+    try:
+        paths = expand_shards(data.root, task.shards)
+    except UserError as error:
+        raise UserError(f"{where}: {str(error).replace('data.shards', 'shards')}") from error
+    need = "cls" if task.kind == "zeroshot" else caption_member(task.caption)
+    source = TarShards(paths, needs=(need,), index_dir=data.index_dir)
+    images = ShardImages(source, data.max_image_pixels)
+    if task.kind == "retrieval":
+        captions = [_caption(source, i, task.caption) for i in range(len(source))]
+        candidates = (
+            _lines(where, "candidates", data.root, task.candidates) if task.candidates else []
+        )
+        return Retrieval(
+            images=images,
+            captions=captions,
+            candidates=candidates,
+            resamples=evals.bootstrap_resamples,
+        )
+    names = _lines(where, "classnames", data.root, task.classnames)
+    return ZeroShotClassification(
+        images=images,
+        labels=np.array([_label(source, i, len(names)) for i in range(len(source))]),
+        class_names=names,
+        templates=_templates(where, data.root, task.templates),
+        resamples=evals.bootstrap_resamples,
+    )
+
+
+def _lines(where: str, field: str, root: str, name: str) -> list[str]:
+    path = Path(os.path.join(root, name))
+    if not name or not path.is_file():
+        raise UserError(f"{where}.{field}={name!r}: no such file below data.root={root!r}.")
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _templates(where: str, root: str, name: str) -> list[str]:
+    templates = _lines(where, "templates", root, name) if name else ["{c}"]
+    bad = [template for template in templates if "{c}" not in template]
+    if bad or not templates:
+        raise UserError(f"{where}.templates={name!r}: {bad[:1]} has no {{c}} for the class name.")
+    return templates
+
+
+def _label(source: TarShards, index: int, classes: int) -> int:
+    text = source[index]["cls"].decode(errors="replace").strip()
+    if not text.isdecimal() or int(text) >= classes:
+        raise UserError(
+            f"{source.key(index)}: label {text!r}; expected a line number of the class names, 0 to "
+            f"{classes - 1}."
+        )
+    return int(text)
+
+
+def _caption(source: TarShards, index: int, where: str) -> str:
+    try:
+        return choose_caption(source[index], where, 0.0)
+    except BadSampleError as error:
+        raise UserError(f"{source.key(index)}: {error}.") from error
+
+
+def flat_metrics(results: Mapping[str, Mapping[str, Estimate]]) -> dict[str, float]:
+    """Returns {"eval/TASK/METRIC": value} for the log of a run."""
+    return {
+        f"eval/{task}/{metric}": estimate.value
+        for task, scores in results.items()
+        for metric, estimate in scores.items()
+    }

@@ -1,0 +1,54 @@
+"""Zero-shot classification, Radford et al. 2021, section 3.1, https://arxiv.org/abs/2103.00020."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from clipjax.evals.estimate import Estimate, MatchRows, estimate, rank_of_best
+from clipjax.evals.protocol import Encoders, Images
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ZeroShotClassification:
+    """Top-1 and top-5 accuracy of naming the class of an image.
+
+    Attributes:
+        images: the pictures.
+        labels: class of each picture; the position in `class_names`.
+        class_names: the classes.
+        templates: each holds "{c}" for the class name; a class is the mean of its prompts.
+        resamples: behind each interval.
+    """
+
+    images: Images
+    labels: Int[np.ndarray, " images"]
+    class_names: Sequence[str]
+    templates: Sequence[str]
+    resamples: int = 2000
+
+    def run(self, encode: Encoders) -> dict[str, Estimate]:
+        """Returns accuracies in [0, 1]; top-5 only where there are more than five classes."""
+        classes = self.class_embeds(encode)
+        embeds = encode.images(self.images)
+        matches = MatchRows(self.labels, np.arange(len(self.class_names)))
+        ranks = rank_of_best(embeds, classes, matches)
+        counts = np.bincount(self.labels, minlength=len(self.class_names))
+        out = {}
+        for k in (1, 5):
+            if k < len(self.class_names):
+                often = float(np.sort(counts)[::-1][:k].sum() / len(self.labels))
+                out[f"top{k}"] = estimate(
+                    ranks < k,
+                    chance=max(often, k / len(self.class_names)),
+                    resamples=self.resamples,
+                )
+        return out
+
+    def class_embeds(self, encode: Encoders) -> Float[np.ndarray, "classes embed"]:
+        """Returns one unit vector a class: the mean over its prompts."""
+        prompts = [t.replace("{c}", c) for c in self.class_names for t in self.templates]
+        embeds = encode.texts(prompts)
+        means = embeds.reshape(len(self.class_names), len(self.templates), -1).mean(axis=1)
+        return means / np.linalg.norm(means, axis=1, keepdims=True)

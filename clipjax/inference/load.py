@@ -1,0 +1,180 @@
+"""A trained model as a person uses it in a notebook."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from clipjax.config import DualEncoderConfig, MeshConfig, TrainConfig, UserError, from_config_dict
+from clipjax.core.checkpoint import CheckpointReader, find_checkpoints
+from clipjax.core.mesh import make_mesh
+from clipjax.core.partition import tree_shardings
+from clipjax.data.decode import BadSampleError, decode_image, resize_exact
+from clipjax.data.tokenizers import Tokenizer, tokenizer_from_json
+from clipjax.inference.encoder import Encoder
+from clipjax.models import init_params, param_axes
+
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+Embeds = Float[np.ndarray, "items embed"]
+
+_MAX_PIXELS = 64_000_000
+
+
+class Model:
+    """A trained dual encoder.
+
+    Attributes:
+        config: of the model.
+        params: float32 arrays by name; the moving average where the run kept one.
+        tokenizer: maps a text to ids.
+        encoder: embeds any number of items, split over the mesh.
+        step: of the checkpoint.
+    """
+
+    def __init__(
+        self,
+        config: DualEncoderConfig,
+        params: Mapping[str, jax.Array],
+        tokenizer: Tokenizer,
+        encoder: Encoder,
+        step: int,
+    ):
+        self.config, self.params, self.tokenizer = config, params, tokenizer
+        self.encoder, self.step = encoder, step
+
+    def __repr__(self) -> str:
+        count = sum(p.size for p in self.params.values())
+        return f"clipjax.Model({count / 1e6:.2f} M parameters, step {self.step})"
+
+    def encode_image(self, images: ImageLike | Sequence[ImageLike]) -> Embeds:
+        """Returns unit vectors, float32, one a picture.
+
+        Args:
+            images: a path, encoded bytes, PIL image or uint8 array [height, width, 3], or a
+                sequence of them, or one uint8 array [batch, height, width, 3]. The central square
+                is resized to what the model was trained on.
+
+        Raises:
+            UserError: if a picture cannot be read.
+        """
+        one = isinstance(images, str | bytes | os.PathLike | Image.Image) or (
+            isinstance(images, np.ndarray) and images.ndim == 3
+        )
+        listed: Sequence[ImageLike] = [images] if one else list(images)  # type: ignore[list-item, arg-type]
+        return self.encoder.images(self.params, _Pictures(listed))
+
+    def encode_text(self, texts: str | Sequence[str]) -> Embeds:
+        """Returns unit vectors, float32, one a text."""
+        return self.encoder.texts(self.params, [texts] if isinstance(texts, str) else list(texts))
+
+    def similarity(
+        self, images: ImageLike | Sequence[ImageLike], texts: str | Sequence[str]
+    ) -> Float[np.ndarray, "images texts"]:
+        """Returns the cosine of every image with every text."""
+        return self.encode_image(images) @ self.encode_text(texts).T
+
+    @property
+    def logit_scale(self) -> float:
+        """What multiplies the cosines in the loss."""
+        return float(np.exp(np.asarray(self.params["log_logit_scale"])))
+
+
+class _Pictures(Sequence[ImageLike]):
+    def __init__(self, images: Sequence[ImageLike]):
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index):
+        return self._images[index]
+
+    def fill(self, index: int, out: np.ndarray) -> None:
+        resize_exact(_pixels(self._images[index], index), out)
+
+
+def _pixels(image: ImageLike, index: int) -> np.ndarray:
+    try:
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise UserError(
+                    f"image {index}: {image.dtype} array of shape {image.shape}; expected uint8 "
+                    "[height, width, 3] with values in 0..255."
+                )
+            return image
+        if isinstance(image, Image.Image):
+            return np.asarray(image.convert("RGB"))
+        if isinstance(image, bytes):
+            return decode_image(image, _MAX_PIXELS)
+        with open(image, "rb") as file:
+            return decode_image(file.read(), _MAX_PIXELS)
+    except (BadSampleError, OSError) as error:
+        raise UserError(f"image {index}: {error}.") from error
+
+
+def load(
+    directory: str | os.PathLike[str], *, step: int | None = None, all_devices: bool = False
+) -> Model:
+    """Loads the model of a run.
+
+    Args:
+        directory: the --workdir of the run.
+        step: of the checkpoint; the newest whole one by default.
+        all_devices: split every batch over all devices of all processes, instead of using the
+            first device only.
+
+    Raises:
+        UserError: if there is no such checkpoint, or it is damaged.
+    """
+    reader, step = pick_checkpoint(directory, step)
+    config = checkpoint_config(reader, step)
+    mesh = (
+        make_mesh(MeshConfig(), num_devices=1)
+        if jax.process_count() == 1
+        else make_mesh(config.mesh)
+    )
+    tokenizer = tokenizer_from_json(json.loads(reader.read(step, "tokenizer.json")))
+    encoder = Encoder(
+        config.model, tokenizer, mesh, batch_size=config.evals.batch_size if all_devices else 32
+    )
+    shapes = jax.eval_shape(lambda: init_params(config.model, 0))
+    shardings = tree_shardings(shapes, param_axes(config.model), mesh)
+    like = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        shardings,
+    )
+    which = "ema" if config.optim.ema_decay else "params"
+    params = reader.restore(step, {which: like})[which]
+    return Model(config.model, params, tokenizer, encoder, step)
+
+
+def pick_checkpoint(
+    directory: str | os.PathLike[str], step: int | None
+) -> tuple[CheckpointReader, int]:
+    """Returns a reader and a verified step.
+
+    Raises:
+        UserError: if the step does not exist or is damaged, or no whole checkpoint is left.
+    """
+    reader = find_checkpoints(directory)
+    if step is None:
+        step = reader.newest_verified()
+        if step is None:
+            raise UserError(f"{reader.directory}: every checkpoint is damaged.")
+    elif step not in reader.steps():
+        raise UserError(
+            f"{reader.directory}: no checkpoint of step {step}. There are {reader.steps()}."
+        )
+    elif problem := reader.problem(step):
+        raise UserError(f"{reader.path(step)} is damaged: {problem}.")
+    return reader, step
+
+
+def checkpoint_config(reader: CheckpointReader, step: int) -> TrainConfig:
+    """Returns the resolved config that a checkpoint carries; no code is run."""
+    return from_config_dict(TrainConfig, json.loads(reader.read(step, "config.json")))

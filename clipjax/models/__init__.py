@@ -1,0 +1,15 @@
+"""Layer 2: NNX modules, one file a family, and the tables of towers."""
+
+from clipjax.models.dual_encoder import IMAGE_TOWERS, TEXT_TOWERS, DualEncoder
+from clipjax.models.params import abstract_model, init_params, num_params, param_axes, with_params
+
+__all__ = [
+    "IMAGE_TOWERS",
+    "TEXT_TOWERS",
+    "DualEncoder",
+    "abstract_model",
+    "init_params",
+    "num_params",
+    "param_axes",
+    "with_params",
+]

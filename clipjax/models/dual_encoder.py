@@ -1,0 +1,59 @@
+"""Two towers and the scale of their similarities, Radford et al. 2021, figure 3."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int32, UInt8
+
+from clipjax.config.model import DualEncoderConfig
+from clipjax.core.partition import constrain_batch
+from clipjax.models.convnet import ConvNet
+from clipjax.models.text import TextTransformer
+from clipjax.models.vit import ViT
+
+IMAGE_TOWERS = {"vit": ViT, "convnet": ConvNet}
+TEXT_TOWERS = {"transformer": TextTransformer}
+
+Embeds = Float[Array, "batch embed"]
+
+
+class DualEncoder(nnx.Module):
+    """Maps images and texts to unit vectors of one space.
+
+    Attributes:
+        log_logit_scale: logarithm of what multiplies the cosine similarities.
+        logit_bias: what is added after it; only with `init_logit_bias`.
+    """
+
+    def __init__(self, config: DualEncoderConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        image, text = IMAGE_TOWERS[config.image.kind], TEXT_TOWERS[config.text.kind]
+        self.image = image(config.image, config.embed_dim, compute=config.compute, rngs=rngs)
+        self.text = text(config.text, config.embed_dim, compute=config.compute, rngs=rngs)
+        self.log_logit_scale = nnx.Param(jnp.array(math.log(config.init_logit_scale)), axes=())
+        if config.init_logit_bias is not None:
+            self.logit_bias = nnx.Param(jnp.array(config.init_logit_bias), axes=())
+
+    def encode_image(
+        self, images: UInt8[Array, "batch height width 3"] | Float[Array, "batch height width 3"]
+    ) -> Embeds:
+        """Returns unit vectors, float32.
+
+        Args:
+            images: values in [0, 255]; normalised here by the config's mean and deviation.
+        """
+        mean = 255 * jnp.array(self.config.pixel_mean, jnp.float32)
+        std = 255 * jnp.array(self.config.pixel_std, jnp.float32)
+        return _unit(self.image((images.astype(jnp.float32) - mean) / std))
+
+    def encode_text(self, tokens: Int32[Array, "batch tokens"]) -> Embeds:
+        """Returns unit vectors, float32."""
+        return _unit(self.text(tokens))
+
+
+def _unit(x: Embeds) -> Embeds:
+    x = constrain_batch(x.astype(jnp.float32))
+    # rsqrt of the clamped square keeps the gradient of a zero vector finite.
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))

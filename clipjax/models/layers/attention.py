@@ -1,0 +1,50 @@
+"""Multi-head attention, Vaswani et al. 2017, https://arxiv.org/abs/1706.03762."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+
+class Attention(nnx.Module):
+    """Self-attention with one fused projection to queries, keys and values."""
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        causal: bool,
+        in_std: float,
+        out_std: float,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.causal = causal
+        self.qkv = nnx.LinearGeneral(
+            width,
+            (3, num_heads, width // num_heads),
+            kernel_init=nnx.initializers.normal(in_std),
+            kernel_metadata={"axes": ("embed", None, "heads", None)},
+            bias_metadata={"axes": (None, "heads", None)},
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.out = nnx.LinearGeneral(
+            (num_heads, width // num_heads),
+            width,
+            axis=(-2, -1),
+            kernel_init=nnx.initializers.normal(out_std),
+            kernel_metadata={"axes": ("heads", None, "embed")},
+            bias_metadata={"axes": (None,)},
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
+        """Mixes the tokens of each example."""
+        qkv = checkpoint_name(self.qkv(x), "qkv")
+        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        mixed = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal)
+        return self.out(checkpoint_name(mixed, "attn"))

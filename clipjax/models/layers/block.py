@@ -1,0 +1,181 @@
+"""The pre-norm transformer block, and how a stack of blocks is run."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from clipjax.config.model import Activation, ComputeConfig, Remat
+from clipjax.core.partition import constrain_batch
+from clipjax.models.layers.attention import Attention
+
+Tokens = Float[Array, "batch tokens width"]
+
+
+def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns x * sigmoid(1.702 x), the approximation that OpenAI's CLIP was trained with."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+# jax.nn.gelu defaults to the tanh form; PyTorch and CLIP to the exact one. Both are written out.
+ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": quick_gelu,
+}
+
+
+def layer_norm(width: int, eps: float, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Returns LayerNorm over the last axis; statistics in float32, the variance in two passes."""
+    return nnx.LayerNorm(
+        width,
+        epsilon=eps,
+        dtype=dtype,
+        use_fast_variance=False,
+        scale_metadata={"axes": (None,)},
+        bias_metadata={"axes": (None,)},
+        rngs=rngs,
+    )
+
+
+class Mlp(nnx.Module):
+    """Two linear maps with an activation between them."""
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        *,
+        activation: Activation,
+        in_std: float,
+        out_std: float,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.activation: Activation = activation
+        self.fc1 = nnx.Linear(
+            width,
+            hidden,
+            kernel_init=nnx.initializers.normal(in_std),
+            kernel_metadata={"axes": ("embed", "mlp")},
+            bias_metadata={"axes": ("mlp",)},
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.fc2 = nnx.Linear(
+            hidden,
+            width,
+            kernel_init=nnx.initializers.normal(out_std),
+            kernel_metadata={"axes": ("mlp", "embed")},
+            bias_metadata={"axes": (None,)},
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(
+        self, x: Float[Array, "batch *tokens width"]
+    ) -> Float[Array, "batch *tokens width"]:
+        """Maps each token by itself."""
+        return self.fc2(ACTIVATIONS[self.activation](checkpoint_name(self.fc1(x), "fc1")))
+
+
+class Block(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Initialised as in CLIP: attention inputs with width^-0.5, residual outputs with
+    width^-0.5 (2 depth)^-0.5, the first MLP map with (2 width)^-0.5.
+
+    Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3
+        (scaling of the residual outputs by depth).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        mlp_dim: int,
+        *,
+        depth: int,
+        causal: bool,
+        activation: Activation,
+        norm_eps: float,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        out_std = width**-0.5 * (2 * depth) ** -0.5
+        self.ln_1 = layer_norm(width, norm_eps, dtype, rngs)
+        self.attn = Attention(
+            width,
+            num_heads,
+            causal=causal,
+            in_std=width**-0.5,
+            out_std=out_std,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.ln_2 = layer_norm(width, norm_eps, dtype, rngs)
+        self.mlp = Mlp(
+            width,
+            mlp_dim,
+            activation=activation,
+            in_std=(2 * width) ** -0.5,
+            out_std=out_std,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, x: Tokens) -> Tokens:
+        """Returns the tokens after attention and MLP."""
+        x = constrain_batch(x)
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class Blocks(nnx.Module):
+    """A stack of blocks: unrolled, or one compiled block scanned over stacked parameters."""
+
+    def __init__(
+        self,
+        make: Callable[[nnx.Rngs], Block],
+        depth: int,
+        *,
+        compute: ComputeConfig,
+        rngs: nnx.Rngs,
+    ):
+        self.remat: Remat = compute.remat
+        self.scan = compute.scan_layers
+        self.stack: Any
+        if self.scan:
+            self.stack = nnx.vmap(make, in_axes=0, out_axes=0)(rngs.split(depth))
+        else:
+            self.stack = nnx.List(make(rngs) for _ in range(depth))
+
+    def __call__(self, x: Tokens) -> Tokens:
+        """Runs all blocks in order."""
+        step = _rematerialised(self.remat)
+        if self.scan:
+            return jax.lax.scan(lambda x, block: (step(block, x), None), x, self.stack)[0]
+        for block in self.stack:
+            x = step(block, x)
+        return x
+
+
+def _rematerialised(remat: Remat) -> Callable[[Block, jax.Array], jax.Array]:
+    policies = jax.checkpoint_policies
+
+    def run(block: Block, x: jax.Array) -> jax.Array:
+        return block(x)
+
+    if remat == "none":
+        return run
+    policy = {
+        "names": policies.save_only_these_names("qkv", "attn", "fc1"),
+        "dots": policies.dots_with_no_batch_dims_saveable,
+        "full": policies.nothing_saveable,
+    }[remat]
+    return jax.checkpoint(run, policy=policy, prevent_cse=False)

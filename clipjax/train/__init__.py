@@ -1,0 +1,1 @@
+"""Layer 4: state, step, loop and their set-up."""

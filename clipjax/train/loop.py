@@ -1,0 +1,251 @@
+"""The loop: batch, step, and a list of (when, action)."""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from clipjax.config import TrainConfig, UserError
+from clipjax.core.checkpoint import CheckpointWriter, SaveError
+from clipjax.core.distributed import Preemption, broadcast_bytes, broadcast_int
+from clipjax.core.flops import TRAIN_OVER_FORWARD, pair_forward_flops
+from clipjax.core.lifeline import Lifeline
+from clipjax.core.metrics import Sink
+from clipjax.core.progress import format_rate, format_seconds
+from clipjax.data.pairs import BadSamples
+from clipjax.train.state import TrainState, as_dict
+
+_MOST_BAD_STEPS = 10
+_STEPS_IN_FLIGHT = 2
+
+TrainStep = Callable[[TrainState, Any], tuple[TrainState, Mapping[str, Any]]]
+Action = Callable[[int, TrainState], None]
+
+
+class PreemptedError(Exception):
+    """The run was asked to stop; its state is saved. Run the same command again."""
+
+    exit_status = 75
+
+
+class Actions:
+    """What happens between steps, besides stepping: evaluating every n steps."""
+
+    def __init__(self, every: Sequence[tuple[int, Action]]):
+        self._every = every
+
+    def due(self, step: int, last: int) -> list[Action]:
+        """Returns the actions of a step; each is due at the end, once."""
+        return [a for n, a in self._every if step == last or (n and step % n == 0)]
+
+
+class Meter:
+    """Rates since the last line: samples, MFU, the share of time spent waiting for input."""
+
+    def __init__(self, config: TrainConfig, peak_flops: float, waited: Callable[[], float]):
+        self._batch = config.data.global_batch_size
+        self._flops = TRAIN_OVER_FORWARD * pair_forward_flops(config.model) * self._batch
+        self._peak = peak_flops * jax.device_count()
+        self._waited = waited
+        self.step_seconds: list[float] = []
+        self.restart(0)
+
+    def restart(self, step: int) -> None:
+        """Forgets what was: the time of an evaluation or a compilation is not that of steps."""
+        self._step, self._time, self._wait = step, time.perf_counter(), self._waited()
+
+    def read(self, step: int) -> dict[str, float]:
+        """Returns the rates since the last reading and restarts."""
+        seconds = max(time.perf_counter() - self._time, 1e-9)
+        steps = max(step - self._step, 1)
+        waited = self._waited() - self._wait
+        self.step_seconds.append(seconds / steps)
+        self.restart(step)
+        return {
+            "time/step_seconds": seconds / steps,
+            "time/samples_per_second": steps * self._batch / seconds,
+            "time/input_wait_share": min(1.0, waited / seconds),
+            "time/mfu": steps * self._flops / seconds / self._peak,
+        }
+
+    def step_limit(self, least_seconds: float) -> float:
+        """Returns after how many seconds a step is taken for stuck."""
+        if not self.step_seconds:
+            return least_seconds
+        return max(10 * statistics.median(self.step_seconds), least_seconds)
+
+
+class Loop:
+    """Runs a training state from one step to another.
+
+    Args:
+        config: of the run.
+        step_fn: the compiled step.
+        batches: device batches from the first step on.
+        checkpoints: where the state is saved.
+        sinks: where metrics go (process 0 only).
+        lifeline: is told which phase begins.
+        meter: of rates.
+        bad_samples: of this process's input.
+        actions: what else happens every n steps, and at the end.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        step_fn: TrainStep,
+        batches: Iterator[Any],
+        checkpoints: CheckpointWriter,
+        *,
+        sinks: Sequence[Sink],
+        lifeline: Lifeline,
+        meter: Meter,
+        bad_samples: BadSamples,
+        actions: Actions,
+    ):
+        self._config, self._step_fn, self._batches = config, step_fn, batches
+        self._checkpoints, self._sinks, self._lifeline = checkpoints, sinks, lifeline
+        self._meter, self._bad_samples, self._actions = meter, bad_samples, actions
+        self._failed_saves = 0
+        self._started = time.monotonic()
+        self._first_step = 0
+        self.last_metrics: dict[str, float] = {}
+
+    def run(self, state: TrainState, first_step: int) -> TrainState:
+        """Returns the state after `num_steps` steps; it is saved.
+
+        Raises:
+            PreemptedError: if the run was asked to stop; the state is saved.
+            UserError: if the loss stays non-finite or the state cannot be saved.
+        """
+        config, last = self._config, self._config.num_steps
+        preemption = Preemption()
+        self._first_step = first_step
+        in_flight: list[Any] = []
+        limits = config.watchdog
+        try:
+            for step in range(first_step + 1, last + 1):
+                first = step == first_step + 1
+                limit = self._meter.step_limit(limits.step_seconds)
+                limit = limits.compile_seconds if first else limit
+                self._lifeline.phase("input", limit, step)
+                batch = next(self._batches)
+                self._lifeline.phase("step", limit, step)
+                state, metrics = self._step_fn(state, batch)
+                in_flight.append(metrics["train/loss"])
+                if len(in_flight) > _STEPS_IN_FLIGHT:
+                    jax.block_until_ready(in_flight.pop(0))
+                if first:
+                    jax.block_until_ready(metrics)
+                    self._meter.restart(step)
+                if step % config.log.every_steps == 0 or step == last:
+                    self._log(step, metrics)
+                self._poll_save(step)
+                for action in self._actions.due(step, last):
+                    self._lifeline.phase("evaluate", limits.evaluate_seconds, step)
+                    action(step, state)
+                    self._meter.restart(step)
+                preempted = step < last and preemption.asked(step)
+                if self._save_due(step, last) or preempted:
+                    self._save(step, state, must=preempted or step == last)
+                if preempted:
+                    raise PreemptedError(
+                        f"asked to stop (SIGTERM) at step {step:,} of {last:,}: the state is "
+                        "saved. Run the same command again to go on."
+                    )
+        finally:
+            preemption.close()
+        return state
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Hands metrics to the sinks and remembers them for the summary."""
+        self.last_metrics.update(metrics)
+        for sink in self._sinks:
+            sink.write(step, metrics)
+
+    def _log(self, step: int, device_metrics: Mapping[str, Any]) -> None:
+        metrics = {name: float(value) for name, value in device_metrics.items()}
+        metrics |= self._meter.read(step)
+        metrics["data/bad_samples"] = self._bad_samples.total
+        metrics["data/samples_seen"] = step * self._config.data.global_batch_size
+        self.write(step, metrics)
+        if metrics["train/bad_steps"] >= _MOST_BAD_STEPS:
+            raise UserError(
+                f"train/loss is {metrics['train/loss']} or its gradient is not finite at step "
+                f"{step:,}, and has been for {metrics['train/bad_steps']:.0f} steps. Nothing was "
+                "learnt or saved from them: the last checkpoint is good. Lower "
+                "optim.peak_learning_rate or look at the data from there on."
+            )
+        if jax.process_index() == 0:
+            print(self._line(step, metrics), file=sys.stderr, flush=True)
+
+    def _line(self, step: int, metrics: Mapping[str, float]) -> str:
+        last = self._config.num_steps
+        done = (step - self._first_step) / max(last - self._first_step, 1)
+        elapsed = time.monotonic() - self._started
+        eta = format_seconds(elapsed / done - elapsed) if done else "?"
+        bad = f"  bad steps {metrics['train/bad_steps']:.0f}" if metrics["train/bad_steps"] else ""
+        return (
+            f"step {step:,}/{last:,}  loss {metrics['train/loss']:.4f}  "
+            f"scale {metrics['train/logit_scale']:.1f}  grad {metrics['train/grad_norm']:.2f}  "
+            f"{format_rate(metrics['time/samples_per_second'])} samples/s  "
+            f"MFU {100 * metrics['time/mfu']:.0f} %  "
+            f"input wait {100 * metrics['time/input_wait_share']:.0f} %  ETA {eta}{bad}"
+        )
+
+    def _save_due(self, step: int, last: int) -> bool:
+        due = step == last or step % self._config.checkpoint.every_steps == 0
+        retry = step % self._config.log.every_steps == 0
+        if retry:  # the same answer everywhere: only process 0 knows of a failed save
+            due = due or bool(broadcast_int(int(self._failed_saves > 0)))
+        return due
+
+    def _save(self, step: int, state: TrainState, *, must: bool) -> None:
+        """Starts to save; with `must`, waits until it is done or raises."""
+        self._lifeline.phase("save", self._config.watchdog.save_seconds, step)
+        if int(state.bad_steps) and not must:
+            return
+        try:
+            # Process 0 looks for all: either all save or none does.
+            lack = self._checkpoints.lack_of_space(state) if jax.process_index() == 0 else ""
+            lack = broadcast_bytes(lack.encode()).decode()
+            if lack:
+                raise SaveError(lack)
+            self._checkpoints.save(step, as_dict(state))
+            if must:
+                self._checkpoints.wait()
+                self._report_saved(step)
+        except SaveError as error:
+            self._save_failed(error, must=must)
+
+    def _poll_save(self, step: int) -> None:
+        try:
+            saved = self._checkpoints.poll()
+        except SaveError as error:
+            self._save_failed(error, must=False)
+        else:
+            if saved is not None:
+                self._report_saved(saved)
+
+    def _report_saved(self, step: int) -> None:
+        self._failed_saves = 0
+        if jax.process_index() == 0:
+            print(f"saved {self._checkpoints.path(step)}", file=sys.stderr, flush=True)
+
+    def _save_failed(self, error: SaveError, *, must: bool) -> None:
+        self._failed_saves += 1
+        kept = self._checkpoints.steps()
+        last_good = f"the last good checkpoint is of step {kept[-1]:,}" if kept else "none is left"
+        if must or self._failed_saves >= self._config.checkpoint.max_failed_saves:
+            raise UserError(
+                f"the state was not saved ({self._failed_saves} tries): {error}; {last_good}. "
+                "Make room and run the same command again."
+            )
+        print(
+            f"warning: not saved: {error}; {last_good}. The run goes on and tries again.",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,241 @@
+"""The whole wiring of a run, readable top to bottom, callable from a test or a notebook."""
+
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+import jax.numpy as jnp
+
+from clipjax.config import TrainConfig, UserError, to_json_dict
+from clipjax.core.checkpoint import CheckpointWriter, write_atomically
+from clipjax.core.distributed import broadcast_bytes
+from clipjax.core.flops import pair_forward_flops, peak_flops
+from clipjax.core.lifeline import Lifeline
+from clipjax.core.mesh import make_mesh
+from clipjax.core.metrics import make_sinks
+from clipjax.evals.report import Results, table, to_json
+from clipjax.evals.tasks import flat_metrics, make_tasks
+from clipjax.inference.encoder import Encoder
+from clipjax.losses import make_loss
+from clipjax.models import num_params
+from clipjax.optim import make_optimizer
+from clipjax.train.loop import Actions, Loop, Meter
+from clipjax.train.setup import (
+    batch_spec,
+    checkpoint_files,
+    create_or_restore,
+    device_batches,
+    open_data,
+    open_source,
+    resume_step,
+    run_record,
+)
+from clipjax.train.state import TrainState, evaluated_params
+from clipjax.train.step import compile_step, make_train_step
+
+
+def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any]:
+    """Trains, resuming where the newest whole checkpoint is; returns the figures of the run.
+
+    Args:
+        config: resolved.
+        workdir: everything that the run writes goes here.
+        lifeline: of this process.
+
+    Raises:
+        UserError: on a mistake in the config or the data, or when the run cannot go on.
+        PreemptedError: when it was asked to stop.
+    """
+    lifeline.phase("start", config.watchdog.compile_seconds)
+    mesh = make_mesh(config.mesh)
+    spec = batch_spec(config, mesh)
+    source = open_source(config)
+    tasks = make_tasks(config.evals, config.data)
+    with _locked(workdir):
+        record = run_record(config, source)
+        _same_everywhere(config, record)
+        first_step = resume_step(workdir, record, config)
+        if first_step >= config.num_steps and _results(workdir, first_step):
+            _say(f"{workdir}: done at step {first_step:,}; nothing to do.")
+            return _results(workdir, first_step)
+        saved = workdir / "checkpoints" / f"{first_step:08d}" / "tokenizer.json"
+        data = open_data(config, source, saved.read_bytes() if first_step else None)
+        checkpoints = CheckpointWriter(
+            workdir / "checkpoints",
+            config.checkpoint,
+            checkpoint_files(config, data.tokenizer, record),
+        )
+        batches = device_batches(config, data, mesh, first_step=first_step)
+        sinks = []
+        try:
+            optimizer = make_optimizer(config.optim, config.num_steps)
+            state = create_or_restore(config, optimizer, mesh, checkpoints, first_step)
+            step_fn = compile_step(
+                make_train_step(config, optimizer, make_loss(config.loss.kind, mesh)), state, spec
+            )
+            if jax.process_index() == 0:
+                write_atomically(
+                    workdir / "config.json", json.dumps(to_json_dict(config), indent=1).encode()
+                )
+                sinks = make_sinks(
+                    workdir, config.log, to_json_dict(config), resume_step=first_step
+                )
+            encoder = Encoder(
+                config.model,
+                data.tokenizer,
+                mesh,
+                batch_size=config.evals.batch_size,
+                threads=config.data.threads,
+            )
+            results: dict[str, Any] = {}
+
+            def evaluate(step: int, state: TrainState) -> None:
+                encode = encoder.bind(evaluated_params(state))
+                scores = {name: task.run(encode) for name, task in tasks.items()}
+                if scores:
+                    loop.write(step, flat_metrics(scores))
+                    _report(step, scores)
+                results.update(to_json(scores))
+
+            _say(_headline(config, source, mesh.size, first_step))
+            meter = Meter(config, _peak_flops(), lambda: batches.wait_seconds)
+            loop = Loop(
+                config,
+                step_fn,
+                batches,
+                checkpoints,
+                sinks=sinks,
+                lifeline=lifeline,
+                meter=meter,
+                bad_samples=data.pairs.bad_samples,
+                actions=Actions([(config.evals.every_steps, evaluate)]),
+            )
+            start = time.perf_counter()
+            with jax.set_mesh(mesh):
+                state = loop.run(state, first_step)
+                if first_step >= config.num_steps:  # saved, but ended before it was evaluated
+                    evaluate(first_step, state)
+            figures = {
+                "step": config.num_steps,
+                "resumed_from": first_step,
+                "seconds": round(time.perf_counter() - start, 3),
+                "parameters": num_params(config.model),
+                "metrics": loop.last_metrics,
+                "tasks": results,
+            }
+            if jax.process_index() == 0:
+                write_atomically(workdir / "results.json", json.dumps(figures, indent=1).encode())
+            return figures
+        finally:
+            batches.close()
+            checkpoints.close()
+            for sink in sinks:
+                sink.close()
+
+
+def _headline(config: TrainConfig, source: Any, devices: int, first_step: int) -> str:
+    kind = jax.devices()[0].device_kind
+    resumed = f", resumed at step {first_step:,}" if first_step else ""
+    return (
+        f"{num_params(config.model) / 1e6:.2f} M parameters, "
+        f"{pair_forward_flops(config.model) / 1e9:.3f} GFLOP a pair forward, "
+        f"{len(source):,} pairs, batch {config.data.global_batch_size:,}, "
+        f"{config.num_steps:,} steps, {devices} x {kind} in {jax.process_count()} processes"
+        f"{resumed}"
+    )
+
+
+def _peak_flops() -> float:
+    """Returns the peak of one device; one that is not in the table is measured."""
+    device = jax.local_devices()[0]
+    known = peak_flops(device.device_kind)
+    if known is not None:
+        return known
+    side = 1024
+    multiply = jax.jit(lambda x: x @ x)
+    x = jnp.ones((side, side))
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        jax.block_until_ready(multiply(x))
+        best = min(best, time.perf_counter() - start)
+    # The devices of a CPU that are simulated by XLA share its cores.
+    shared = jax.local_device_count() if device.platform == "cpu" else 1
+    flops = 2 * side**3 / best / shared
+    _say(
+        f"MFU is relative to {flops / 1e9:.0f} GFLOP/s, measured on a {side} x {side} float32 "
+        f"product: {device.device_kind!r} is not in the table of data sheets."
+    )
+    return flops
+
+
+def _report(step: int, scores: Results) -> None:
+    _say(f"evaluation at step {step:,}\n{table(scores)}")
+
+
+def _say(text: str) -> None:
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _results(workdir: Path, step: int) -> dict[str, Any]:
+    """Returns the figures of a finished run, or an empty dict if there are none for this step."""
+    try:
+        figures = json.loads((workdir / "results.json").read_text())
+    except (OSError, ValueError):
+        figures = {}
+    found = figures if figures.get("step") == step else {}
+    return json.loads(
+        broadcast_bytes(json.dumps(found).encode() if jax.process_index() == 0 else None)
+    )
+
+
+def _same_everywhere(config: TrainConfig, record: Mapping[str, Any]) -> None:
+    """Raises unless all processes have the same config and data."""
+    mine = json.dumps([to_json_dict(config), dict(record)]).encode()
+    first = broadcast_bytes(mine if jax.process_index() == 0 else None)
+    if mine != first:
+        raise UserError(
+            f"process {jax.process_index()} has another config or other shards than process 0. "
+            "Start all processes with the same command, on the same files."
+        )
+
+
+class _locked:  # noqa: N801
+    """Holds the working directory for one run at a time (process 0)."""
+
+    def __init__(self, workdir: Path):
+        self._workdir = workdir
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> None:
+        if jax.process_index() != 0:
+            return
+        try:
+            self._workdir.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._workdir / ".lock", "a+")
+        except OSError as error:
+            raise UserError(
+                f"--workdir={self._workdir}: cannot be written ({error.strerror})."
+            ) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.seek(0)
+            raise UserError(
+                f"--workdir={self._workdir}: another run (pid {self._file.read().strip()}) is "
+                "writing here. Wait for it, or give another --workdir."
+            ) from error
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()

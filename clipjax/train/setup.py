@@ -1,0 +1,225 @@
+"""The parts of a run, each made from its own section of the config."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from clipjax.config import TrainConfig, UserError, from_config_dict, to_json_dict
+from clipjax.core.checkpoint import CheckpointReader
+from clipjax.core.distributed import broadcast_bytes, broadcast_int
+from clipjax.core.mesh import batch_sharding, check_batch_size, local_rows, put_rows
+from clipjax.data.order import Order
+from clipjax.data.pairs import TrainingPairs, caption_member
+from clipjax.data.pipeline import Batches, DeviceBatches
+from clipjax.data.sources.tar_shards import TarShards, expand_shards
+from clipjax.data.tokenizers import Tokenizer, make_tokenizer, tokenizer_from_json
+from clipjax.train.state import TrainState, abstract_state, as_dict, init_state
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """The samples of a run and the function that says which batch is made of which."""
+
+    source: TarShards
+    order: Order
+    tokenizer: Tokenizer
+    pairs: TrainingPairs
+
+
+def open_source(config: TrainConfig) -> TarShards:
+    """Returns the shards of a run; incomplete samples are counted on standard error."""
+    data = config.data
+    source = TarShards(
+        expand_shards(data.root, data.shards),
+        needs=(caption_member(data.caption),),
+        index_dir=data.index_dir,
+    )
+    if source.num_incomplete and jax.process_index() == 0:
+        print(
+            f"{source.num_incomplete:,} samples lack an image or .{caption_member(data.caption)} "
+            f"and are left out; the first is {source.example_incomplete}.",
+            file=sys.stderr,
+        )
+    return source
+
+
+def open_data(
+    config: TrainConfig, source: TarShards, saved_tokenizer: bytes | None
+) -> TrainingData:
+    """Returns the data of a run.
+
+    Args:
+        config: of the run.
+        source: its samples.
+        saved_tokenizer: of the checkpoint that is resumed; None trains a new one, in process 0.
+    """
+    order = Order(
+        num_examples=len(source),
+        global_batch_size=config.data.global_batch_size,
+        seed=config.data.shuffle_seed,
+    )
+    if saved_tokenizer is None and jax.process_index() == 0:
+        saved_tokenizer = json.dumps(_new_tokenizer(config, source, order).to_json()).encode()
+    tokenizer = tokenizer_from_json(json.loads(broadcast_bytes(saved_tokenizer)))
+    pairs = TrainingPairs(
+        source, order, tokenizer, config.data, image_size=config.model.image.image_size
+    )
+    return TrainingData(source, order, tokenizer, pairs)
+
+
+def _new_tokenizer(config: TrainConfig, source: TarShards, order: Order) -> Tokenizer:
+    from clipjax.data.decode import BadSampleError
+    from clipjax.data.pairs import choose_caption
+
+    def captions():
+        count = min(len(source), config.tokenizer.training_captions)
+        for example in order.examples(np.arange(count)):
+            try:
+                yield choose_caption(source[int(example)], config.data.caption, 0.0)
+            except BadSampleError:
+                continue  # counted where the sample is used
+
+    return make_tokenizer(config.tokenizer, config.model.text, captions)
+
+
+def batch_spec(config: TrainConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shapes, dtypes and shardings of a batch.
+
+    Raises:
+        UsageError: if the batch cannot be split over the mesh.
+    """
+    size, side = config.data.global_batch_size, config.model.image.image_size
+    check_batch_size("data.global_batch_size", size, mesh)
+    place = batch_sharding(mesh)
+    length = config.model.text.context_length
+    return {
+        "images": jax.ShapeDtypeStruct((size, side, side, 3), np.uint8, sharding=place),
+        "tokens": jax.ShapeDtypeStruct((size, length), np.int32, sharding=place),
+    }
+
+
+def device_batches(
+    config: TrainConfig, data: TrainingData, mesh: Mesh, *, first_step: int
+) -> DeviceBatches:
+    """Returns the batches first_step, first_step + 1, ... on the devices of the mesh."""
+    size = config.data.global_batch_size
+    rows = local_rows(mesh, size)
+    batches = Batches(
+        lambda step: data.order.samples(step, rows),
+        data.pairs,
+        data.pairs.row_spec,
+        first_step=first_step,
+        threads=config.data.threads,
+    )
+
+    def put(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        return {name: put_rows(array, rows, size, mesh) for name, array in batch.items()}
+
+    return DeviceBatches(batches, put)
+
+
+def run_record(config: TrainConfig, source: TarShards) -> dict[str, Any]:
+    """Returns what must not change under a run: which samples there are, in which order."""
+    return {
+        "manifest": source.digest(),
+        "samples": len(source),
+        "global_batch_size": config.data.global_batch_size,
+        "shuffle_seed": config.data.shuffle_seed,
+    }
+
+
+def checkpoint_files(
+    config: TrainConfig, tokenizer: Tokenizer, record: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """Returns the small files that make a checkpoint complete without its run."""
+    return {
+        "config.json": json.dumps(to_json_dict(config), indent=1).encode(),
+        "tokenizer.json": json.dumps(tokenizer.to_json()).encode(),
+        "run.json": json.dumps(dict(record), indent=1).encode(),
+    }
+
+
+def resume_step(workdir: Path, record: Mapping[str, Any], config: TrainConfig) -> int:
+    """Returns the step to resume from, the same in every process; 0 for a new run.
+
+    Raises:
+        UserError: if the checkpoint belongs to other data, so that the order of samples would not
+            go on where it stopped, or if every checkpoint is damaged.
+    """
+    reader = CheckpointReader(workdir / "checkpoints")
+    # Process 0 alone reads every byte; what it finds, good or bad, is told to all, so that none
+    # waits for another that has stopped.
+    step, problem = 0, ""
+    if jax.process_index() == 0:
+        found = reader.newest_verified()
+        if found is None and reader.steps():
+            problem = (
+                f"{reader.directory}: every checkpoint is damaged. Bring one back from a copy, or "
+                "move the directory away to start anew."
+            )
+        elif found is not None:
+            step = found
+            problem = _other_model(json.loads(reader.read(step, "config.json")), config, step)
+            problem = problem or _other_data(
+                json.loads(reader.read(step, "run.json")), record, config, step
+            )
+    step = broadcast_int(step)
+    problem = broadcast_bytes(problem.encode()).decode()
+    if problem:
+        raise UserError(problem)
+    return step
+
+
+def _other_model(saved: Mapping[str, Any], config: TrainConfig, step: int) -> str:
+    before = from_config_dict(TrainConfig, saved)
+    scan = config.model.compute.scan_layers
+    same = (
+        dataclasses.replace(before.model, compute=config.model.compute) == config.model
+        and before.model.compute.scan_layers == scan
+        and bool(before.optim.ema_decay) == bool(config.optim.ema_decay)
+    )
+    if same:
+        return ""
+    return (
+        f"the checkpoint of step {step} holds another model or optimizer state than this config "
+        "describes. Resume with the config of the run (WORKDIR/config.json), or give another "
+        "--workdir."
+    )
+
+
+def _other_data(
+    saved: Mapping[str, Any], record: Mapping[str, Any], config: TrainConfig, step: int
+) -> str:
+    changed = [
+        f"{k} was {saved.get(k)!r}, is {v!r}" for k, v in record.items() if saved.get(k) != v
+    ]
+    if not changed or config.checkpoint.allow_other_data:
+        return ""
+    return (
+        f"the checkpoint of step {step} saw other data: {'; '.join(changed)}. Its order of samples "
+        "cannot go on. Give another --workdir, or --config.checkpoint.allow_other_data=True to go "
+        "on with the new order."
+    )
+
+
+def create_or_restore(
+    config: TrainConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    reader: CheckpointReader,
+    step: int,
+) -> TrainState:
+    """Returns the state of a step, built or restored directly in its place on the mesh."""
+    like = abstract_state(config, optimizer, mesh)
+    if not step:
+        places = jax.tree.map(lambda leaf: leaf.sharding, like)
+        return jax.jit(lambda: init_state(config, optimizer), out_shardings=places)()
+    return TrainState(**reader.restore(step, as_dict(like)))

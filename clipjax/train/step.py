@@ -1,0 +1,116 @@
+"""One optimizer step, as a pure function of (state, batch)."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int32
+
+from clipjax.config import TrainConfig
+from clipjax.losses import Loss
+from clipjax.models import with_params
+from clipjax.optim import learning_rate, update_average
+from clipjax.train.augment import augment
+from clipjax.train.state import TrainState
+
+Batch = Mapping[str, Array]
+Metrics = dict[str, Float[Array, ""] | Int32[Array, ""]]
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+_AUGMENT_STREAM = 1
+
+
+def make_train_step(
+    config: TrainConfig, optimizer: optax.GradientTransformation, loss: Loss
+) -> Step:
+    """Returns the step, not yet compiled; `compile_step` pins its shardings.
+
+    A step whose loss or gradient is not finite changes nothing but its counters.
+    """
+    schedule = learning_rate(config.optim, config.num_steps)
+    augment_key = jax.random.fold_in(jax.random.key(config.seed), _AUGMENT_STREAM)
+
+    def loss_fn(params: Mapping[str, Array], step: Array, batch: Batch) -> Float[Array, ""]:
+        model = with_params(config.model, params)
+        images = augment(batch["images"], jax.random.fold_in(augment_key, step), config.augment)
+        return loss(
+            model.encode_image(images),
+            model.encode_text(batch["tokens"]),
+            jnp.exp(params["log_logit_scale"]),
+            params.get("logit_bias"),
+            caption_groups(batch["tokens"]) if config.loss.equal_captions else None,
+        )
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        value, grads = jax.value_and_grad(loss_fn)(state.params, state.step, batch)
+        grad_norm = optax.tree.norm(grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params: Any = optax.apply_updates(state.params, updates)
+        params["log_logit_scale"] = jnp.minimum(
+            params["log_logit_scale"], math.log(config.loss.max_logit_scale)
+        )
+        ema = update_average(state.ema, params, state.step, config.optim.ema_decay)
+        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+        params, opt_state, ema = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, opt_state, ema),
+            (state.params, state.opt_state, state.ema),
+        )
+        bad_steps = jnp.where(finite, 0, state.bad_steps + 1)
+        new = TrainState(
+            step=state.step + 1,
+            params=params,
+            model_state=state.model_state,
+            opt_state=opt_state,
+            ema=ema,
+            bad_steps=bad_steps,
+        )
+        metrics = {
+            "train/loss": value,
+            "train/grad_norm": grad_norm,
+            "train/logit_scale": jnp.exp(params["log_logit_scale"]),
+            "train/learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            "train/bad_steps": bad_steps,
+        }
+        if "logit_bias" in params:
+            metrics["train/logit_bias"] = params["logit_bias"]
+        return new, metrics
+
+    return train_step
+
+
+def caption_groups(tokens: Int32[Array, "batch tokens"]) -> Int32[Array, " batch"]:
+    """Returns one number a caption, equal for equal captions.
+
+    A polynomial hash of the ids modulo 2^32: two different captions of a batch of 32,768 collide
+    with a probability of about 1/8, and then count as equal.
+    """
+
+    def absorb(hashed: Array, column: Array) -> tuple[Array, None]:
+        hashed = (hashed ^ column.astype(jnp.uint32)) * jnp.uint32(0x9E3779B1)
+        return hashed ^ (hashed >> 15), None
+
+    start = jnp.zeros(tokens.shape[0], jnp.uint32)
+    hashed, _ = jax.lax.scan(absorb, start, tokens.T)
+    return jax.lax.bitcast_convert_type(hashed, jnp.int32)
+
+
+def compile_step(
+    step: Step, state: TrainState, batch: Mapping[str, jax.ShapeDtypeStruct]
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Returns the step jitted for the shardings that `state` and `batch` carry.
+
+    The old state is donated: use only what the step returns. Its new shardings are pinned to the
+    old ones; unpinned they may differ after the first step, which compiles a second time.
+    """
+    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    whole = jax.NamedSharding(state.step.sharding.mesh, jax.P())
+    return jax.jit(
+        step,
+        in_shardings=(places, jax.tree.map(lambda leaf: leaf.sharding, dict(batch))),
+        out_shardings=(places, whole),
+        donate_argnums=0,
+    )
