@@ -27,7 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
         TrainConfig(
             num_steps=300,
             model=DualEncoderConfig(
-                image=ConvNetConfig(),
+                image=ConvNetConfig(activation="quick_gelu"),
                 text=TextConfig(
                     vocab_size=2048,
                     context_length=16,
@@ -35,16 +35,18 @@ def get_config() -> ml_collections.ConfigDict:
                     depth=1,
                     num_heads=4,
                     mlp_dim=384,
+                    activation="quick_gelu",
                 ),
                 embed_dim=96,
             ),
             data=DataConfig(
                 root="data/emoji",
                 shards="train/*.tar",
+                caption="json.captions",
                 global_batch_size=256,
                 crop_scale=(0.8, 1.0),
             ),
-            augment=AugmentConfig(flip=0.5, colour=0.2, noise=0.05),
+            augment=AugmentConfig(colour=0.2, noise=0.05),
             optim=OptimConfig(
                 peak_learning_rate=2e-3, warmup_steps=30, weight_decay=0.1, ema_decay=0.98
             ),

@@ -2,8 +2,10 @@
 
 import argparse
 import difflib
+import functools
 import importlib.util
 import json
+import operator
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,13 +68,21 @@ def apply_overrides(config: ml_collections.ConfigDict, overrides: Sequence[str])
 
     for override in overrides:
         _check_override(config, override)
+    # The parsers of absl know no None: a field that may be empty is emptied after them.
+    last = {override.partition("=")[0]: override for override in overrides}
+    emptied = [name for name, override in last.items() if override == f"{name}=None"]
     values = flags.FlagValues()
-    argv = ["clipjax", *overrides]
+    argv = ["clipjax", *(override for override in overrides if not override.endswith("=None"))]
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     try:
         values(argv)
     except (flags.Error, ValueError, TypeError, SyntaxError, AttributeError, KeyError) as error:
         raise UsageError(_first_line(error)) from error
+    for name in emptied:
+        *sections, field = name.removeprefix("--config.").split(".")
+        section = functools.reduce(operator.getitem, sections, config)
+        with section.ignore_type():
+            section[field] = None
     return from_config_dict(TrainConfig, config)
 
 

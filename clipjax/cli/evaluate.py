@@ -14,7 +14,7 @@ from typing import Any
 
 from clipjax.cli.configs import add_cluster_flags, add_config_flag, apply_overrides, load_config
 from clipjax.cli.parser import Parser
-from clipjax.config import TrainConfig, UsageError, did_you_mean, to_config_dict
+from clipjax.config import TrainConfig, UsageError, UserError, did_you_mean, to_config_dict
 
 
 def configure(parser: Parser) -> None:
@@ -33,6 +33,8 @@ def configure(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Evaluates; returns scores by task and metric in process 0."""
+    if args.picture and Path(args.picture).suffix.lower() != ".png":
+        raise UsageError(f"--picture={args.picture}: expected a name that ends in .png.")
     other = load_config(args.config, args.overrides) if args.config else None
     from clipjax.core.distributed import Cluster, joined
 
@@ -73,7 +75,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
             task = next(task for task in tasks.values() if isinstance(task, Retrieval))
             sheet = draw_retrieval(task, encode, model.config.image.image_size)
             if jax.process_index() == 0:
-                sheet.save(args.picture)
+                _write_picture(sheet, args.picture)
         if jax.process_index() != 0:
             return None
         write_atomically(
@@ -82,6 +84,13 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         )
         print(table(results))
         return figures
+
+
+def _write_picture(sheet: Any, path: str) -> None:
+    try:
+        sheet.save(path)
+    except OSError as error:
+        raise UserError(f"--picture={path}: cannot be written ({error.strerror}).") from error
 
 
 def _only(config: TrainConfig, names: str | None) -> TrainConfig:

@@ -39,8 +39,7 @@ def from_config_dict(config_class: type, values: Any, path: str = "config") -> A
     Raises:
         UsageError: on an unknown field, a value of the wrong type, or one the dataclass rejects.
     """
-    if not isinstance(values, Mapping | ml_collections.ConfigDict):
-        raise UsageError(f"{path}: expected a section with fields, found {values!r}.")
+    _check_section(values, path)
     hints = _hints(config_class)
     built = {}
     for name in values:
@@ -51,6 +50,11 @@ def from_config_dict(config_class: type, values: Any, path: str = "config") -> A
         return config_class(**built)
     except ValueError as error:
         raise UsageError(f"{path}: {error}.") from error
+
+
+def _check_section(values: Any, path: str) -> None:
+    if not isinstance(values, Mapping | ml_collections.ConfigDict):
+        raise UsageError(f"{path}: expected a section with fields, found {values!r}.")
 
 
 def unknown_field(path: str, name: str, known: list[str]) -> str:
@@ -103,14 +107,16 @@ def _from_value(hint: Any, value: Any, path: str) -> Any:
     if origin is tuple:
         return _from_tuple(arms, value, path)
     if origin is not None and issubclass(origin, Mapping):
+        _check_section(value, path)
         return {key: _from_value(arms[1], value[key], f"{path}.{key}") for key in value}
     return _from_scalar(hint, value, path)
 
 
 def _from_kind(classes: list[Any], value: Any, path: str) -> Any:
+    _check_section(value, path)
     by_kind = {_hints(c)["kind"].__args__[0]: c for c in classes}
     kind = value["kind"] if "kind" in value else next(iter(by_kind))
-    if kind not in by_kind:
+    if not isinstance(kind, str) or kind not in by_kind:
         raise UsageError(f"{path}.kind={kind!r} is not one of {', '.join(map(repr, by_kind))}.")
     return from_config_dict(by_kind[kind], value, path)
 

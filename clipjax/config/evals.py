@@ -42,3 +42,10 @@ class EvalsConfig:
     batch_size: int = 256
     bootstrap_resamples: int = 2000
     tasks: Mapping[str, TaskConfig] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.batch_size < 1 or self.bootstrap_resamples < 1:
+            raise ValueError(
+                f"batch_size={self.batch_size} and bootstrap_resamples={self.bootstrap_resamples} "
+                "must be positive"
+            )

@@ -7,6 +7,13 @@ Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
 Remat = Literal["none", "names", "dots", "full"]
 
 
+def _check_positive(**sizes: int | tuple[int, ...]) -> None:
+    for name, size in sizes.items():
+        parts = size if isinstance(size, tuple) else (size,)
+        if not parts or min(parts) < 1:
+            raise ValueError(f"{name}={size} must be positive")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
     """How the towers are computed; it changes memory and speed, not the parameters' meaning.
@@ -53,6 +60,14 @@ class ViTConfig:
     norm_eps: float = 1e-5
 
     def __post_init__(self):
+        _check_positive(
+            image_size=self.image_size,
+            patch_size=self.patch_size,
+            width=self.width,
+            depth=self.depth,
+            num_heads=self.num_heads,
+            mlp_dim=self.mlp_dim,
+        )
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"patch_size={self.patch_size} does not divide image_size={self.image_size}"
@@ -88,6 +103,12 @@ class ConvNetConfig:
     norm_eps: float = 1e-5
 
     def __post_init__(self):
+        _check_positive(
+            image_size=self.image_size,
+            stem_stride=self.stem_stride,
+            widths=self.widths,
+            depths=self.depths,
+        )
         if len(self.widths) != len(self.depths):
             raise ValueError(f"widths={self.widths} and depths={self.depths} differ in length")
         shrink = self.stem_stride * 2 ** (len(self.widths) - 1)
@@ -124,6 +145,14 @@ class TextConfig:
     norm_eps: float = 1e-5
 
     def __post_init__(self):
+        _check_positive(
+            vocab_size=self.vocab_size,
+            context_length=self.context_length,
+            width=self.width,
+            depth=self.depth,
+            num_heads=self.num_heads,
+            mlp_dim=self.mlp_dim,
+        )
         if self.width % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads} does not divide width={self.width}")
 
@@ -150,6 +179,7 @@ class DualEncoderConfig:
     compute: ComputeConfig = ComputeConfig()
 
     def __post_init__(self):
+        _check_positive(embed_dim=self.embed_dim)
         image = self.image
         if isinstance(image, ViTConfig) and not image.projection and image.width != self.embed_dim:
             raise ValueError(

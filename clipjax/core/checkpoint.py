@@ -56,9 +56,12 @@ class CheckpointReader:
         """Returns what is wrong with a checkpoint, or "" if every byte is as it was written."""
         folder = self.path(step)
         try:
-            files = json.loads((folder / MANIFEST).read_text())["files"]
-        except (OSError, ValueError, KeyError) as error:
-            return f"{MANIFEST} cannot be read ({error})"
+            manifest = json.loads((folder / MANIFEST).read_text())
+            files, written_at = dict(manifest["files"]), manifest["step"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return f"{MANIFEST} cannot be read ({error!r})"
+        if written_at != step:
+            return f"{MANIFEST} is of step {written_at}"
         with ThreadPoolExecutor(4) as pool:
             found = pool.map(lambda name: _stamp(folder / name), files)
             for name, stamp in zip(files, found, strict=True):
@@ -137,7 +140,8 @@ class CheckpointWriter(CheckpointReader):
         if self._primary:
             finished = set(self.steps())
             for entry in self.directory.iterdir():
-                if not (entry.name.isdigit() and int(entry.name) in finished):
+                # Only what this class names: a copy that somebody put here stays.
+                if entry.name.isdigit() and int(entry.name) not in finished:
                     shutil.rmtree(entry, ignore_errors=True)
 
     def lack_of_space(self, state: Any) -> str:
@@ -158,12 +162,13 @@ class CheckpointWriter(CheckpointReader):
             SaveError: if this save, or the one before it, failed.
         """
         self.wait()
-        if (self.path(step) / MANIFEST).is_file():
+        if (self.path(step) / MANIFEST).is_file() and not self.problem(step):
             return
         try:
-            shutil.rmtree(self.path(step), ignore_errors=True)
-            self.path(step).mkdir(parents=True, exist_ok=True)
             self._pending = step
+            if self._primary:  # another process would remove what this one has begun to write
+                shutil.rmtree(self.path(step), ignore_errors=True)
+                self.path(step).mkdir(parents=True, exist_ok=True)
             self._saver.save(self.path(step) / "state", args=ocp.args.PyTreeSave(state))
         except (OSError, ValueError) as error:
             raise self._failed(error) from error

@@ -97,6 +97,8 @@ class Lifeline:
         self._closing.set()
         if self._to_zero is not None:
             self._send(self._to_zero, {"bye": True})
+        else:
+            self._broadcast({"bye": True})
         with self._lock:
             self._me.closed = True
             self._me.limit_seconds = float("inf")
@@ -112,7 +114,7 @@ class Lifeline:
                 self._me.heard_at = now
                 mine = dataclasses.asdict(self._me)
             if self._to_zero is not None:
-                mine.pop("heard_at")
+                del mine["heard_at"], mine["closed"]  # said by "bye", which no report undoes
                 self._send(self._to_zero, {"report": mine})
             else:
                 self._broadcast({"ping": True})
@@ -144,11 +146,12 @@ class Lifeline:
     def _hear(self, peer: socket.socket) -> None:
         lines = peer.makefile("r", encoding="utf-8")
         try:
-            hello = json.loads(lines.readline(4096) or "{}")
-            if not secrets.compare_digest(str(hello.get("token")), self._token):
+            hello = json.loads(lines.readline(4096))
+            shown = str(hello["token"]).encode()
+            if not secrets.compare_digest(shown, self._token.encode()):
                 return peer.close()
             process = int(hello["process"])
-        except (ValueError, KeyError, OSError):
+        except (ValueError, KeyError, TypeError, OSError):
             return peer.close()
         with self._lock:
             self._peers[process] = peer
@@ -184,6 +187,9 @@ class Lifeline:
                 message = json.loads(line)
                 if "fatal" in message:
                     self._exit(message["fatal"], message["status"])
+                if "bye" in message:
+                    self._zero_heard_at = float("inf")
+                    return
         except (OSError, ValueError):
             pass
         if not self._closing.is_set():

@@ -5,11 +5,12 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from clipjax.config import LogConfig, UserError
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Something that keeps metrics."""
 
@@ -47,7 +48,7 @@ class JsonLines:
             try:
                 if not line.endswith("\n") or json.loads(line)["step"] > step:
                     break
-            except (ValueError, KeyError):
+            except (ValueError, KeyError, TypeError):
                 break
             good = self._file.tell()
         self._file.seek(good)
@@ -105,9 +106,9 @@ def make_sinks(
     workdir: Path, log: LogConfig, config: Mapping[str, Any], *, resume_step: int
 ) -> list[Sink]:
     """Returns the sinks of a run; a resumed one goes on where its checkpoint was."""
+    # First what may refuse, so that nothing is left open.
+    wandb = [Wandb(log.wandb_project, workdir, config)] if log.wandb_project else []
     sinks: list[Sink] = [JsonLines(workdir / "metrics.jsonl", resume_step=resume_step)]
     if log.tensorboard:
         sinks.append(TensorBoard(workdir / "tensorboard", resume_step=resume_step))
-    if log.wandb_project:
-        sinks.append(Wandb(log.wandb_project, workdir, config))
-    return sinks
+    return [*sinks, *wandb]

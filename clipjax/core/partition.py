@@ -32,7 +32,7 @@ def param_spec(shape: tuple[int, ...], axes: Axes, mesh: Mesh) -> PartitionSpec:
         axis = RULES.get(name or "")
         fits = axis is not None and mesh.shape[axis] > 1 and size % mesh.shape[axis] == 0
         parts.append(axis if fits and axis not in used else None)
-        used.add(axis or "")
+        used.add(parts[-1] or "")
     return PartitionSpec(*parts)
 
 

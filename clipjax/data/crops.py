@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-Box = tuple[float, float, float, float]
+Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels."""
 
 
@@ -38,7 +38,8 @@ def random_resized_crop(
             left, top = int(x_draw * (width - w + 1)), int(y_draw * (height - h + 1))
             return left, top, left + w, top + h
     aspect = min(max(width / height, ratio[0]), ratio[1])
-    w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
+    w = min(width, max(1, round(height * aspect)))
+    h = min(height, max(1, round(width / aspect)))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
 
@@ -47,8 +48,8 @@ def center_crop(width: int, height: int) -> Box:
     """Returns the largest centred square.
 
     >>> center_crop(640, 480)
-    (80.0, 0.0, 560.0, 480.0)
+    (80, 0, 560, 480)
     """
     side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
+    left, top = round((width - side) / 2), round((height - side) / 2)
     return left, top, left + side, top + side

@@ -13,6 +13,9 @@ from clipjax.data.crops import Box, center_crop
 
 # The crops of one process run on its own threads: OpenCV's would only fight with them.
 cv2.setNumThreads(1)
+# Pillow warns of metadata; what matters raises. Set once: `catch_warnings` is not for threads, they
+# would leave the filters of the whole process changed.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 
@@ -50,17 +53,19 @@ def decode_image(data: bytes, max_pixels: int) -> UInt8[np.ndarray, "height widt
 
 def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of metadata; what matters raises
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-            _check_pixels(image.width, image.height, max_pixels)
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-                image = Image.alpha_composite(white, image)
-            return np.asarray(image.convert("RGB"))
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        _check_pixels(image.width, image.height, max_pixels)
+        if image.mode.startswith("I;16"):  # Pillow would clip to 255: all white
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+            image = Image.alpha_composite(white, image)
+        return np.asarray(image.convert("RGB"))
     except BadSampleError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadSampleError("too large", str(error)) from error
     except Exception as error:  # Pillow raises a dozen kinds on damaged files
         raise BadSampleError("damaged", f"{type(error).__name__}: {error}") from error
 
@@ -75,7 +80,7 @@ def resize_into(image: np.ndarray, box: Box, out: UInt8[np.ndarray, "side side 3
 
     Averages over areas where it shrinks, interpolates linearly where it grows.
     """
-    left, top, right, bottom = (round(edge) for edge in box)
+    left, top, right, bottom = box
     side = out.shape[0]
     shrinks = min(right - left, bottom - top) >= side
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
@@ -92,9 +97,9 @@ def resize_exact(image: np.ndarray, out: UInt8[np.ndarray, "side side 3"]) -> No
     if height == width == side:
         out[...] = image
         return
-    scale = side / min(width, height)
-    size = (max(side, round(width * scale)), max(side, round(height * scale)))
+    short = min(width, height)
+    size = (side * width // short, side * height // short)  # rounded down, as in torchvision
     if (width, height) != size:
         image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    left, top, _, _ = (round(edge) for edge in center_crop(*size))
+    left, top, _, _ = center_crop(*size)
     out[...] = image[top : top + side, left : left + side]

@@ -128,8 +128,7 @@ def make_emoji(
     names = sorted({one.name for one, _ in colour if one.text in split_of})
     folder.write_lines("names.txt", names)
     if groups:
-        classes = (group.replace("&", "and").lower() for group in groups)
-        folder.write_lines("groups/classnames.txt", classes)
+        folder.write_lines("groups/classnames.txt", map(_readable, groups))
         folder.write_lines("groups/zeroshot_classification_templates.txt", _TEMPLATES)
     left_out = len(colour) - len(split_of)  # tones of held-out concepts
     figures = {"names": len(names), "groups": len(groups), "tones_left_out": left_out, **dropped}
@@ -358,13 +357,12 @@ def _draw_lines(
 def _samples(pairs: _Drawn, style: str, groups: Sequence[str]) -> Iterator[Sample]:
     for one, image in pairs:
         label = groups.index(one.group) if one.group in groups else None
-        further = [word for word in one.keywords if not _words(word) <= _words(one.name)]
         fields = {
             "codepoints": [f"{ord(mark):04X}" for mark in one.text],
             "emoji": one.text,
             "name": one.name,
             "keywords": list(one.keywords),
-            "captions": [one.name, ", ".join([one.name, *further])],
+            "captions": _captions(one),
             "concept": one.concept,
             "style": style,
             "group": one.group,
@@ -373,6 +371,19 @@ def _samples(pairs: _Drawn, style: str, groups: Sequence[str]) -> Iterator[Sampl
             "label": label,
         }
         yield Sample(image, one.name, fields, label)
+
+
+def _captions(one: Emoji) -> list[str]:
+    """Returns the name; the name with keywords; and, where there are groups, the name in its own."""
+    further = [word for word in one.keywords if not _words(word) <= _words(one.name)]
+    captions = [one.name, ", ".join([one.name, *further])]
+    if one.group:
+        captions.append(", ".join([one.name, _readable(one.subgroup or ""), _readable(one.group)]))
+    return captions
+
+
+def _readable(group: str) -> str:
+    return group.replace("&", "and").replace("-", " ").lower()
 
 
 def _words(text: str) -> set[str]:

@@ -1,10 +1,12 @@
 """Random numbers that are a pure function of their keys: no state, no clock, no process."""
 
+from typing import Any
+
 import numpy as np
 
 
-def mix(x: np.ndarray | np.uint64) -> np.ndarray:
-    """Finaliser of SplitMix64: every bit of the result depends on every bit of `x`.
+def mix(x: Any) -> Any:
+    """Finaliser of SplitMix64 on uint64 scalars or arrays: every bit depends on every bit.
 
     Source: Steele, Lea and Flood 2014, "Fast Splittable Pseudorandom Number Generators", figure 17.
     """

@@ -149,7 +149,8 @@ def choose_caption(member: Mapping[str, bytes], where: str, draw: float) -> str:
         else:
             found = json.loads(member["json"])[field]
             text = found[int(draw * len(found))] if isinstance(found, list) else found
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+            text = text.encode().decode() if isinstance(text, str) else text  # no lone surrogates
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
         raise BadSampleError("no caption", f"{where}: {type(error).__name__}: {error}") from error
     if not isinstance(text, str) or not text.strip():
         raise BadSampleError("no caption", f"{where} is empty")

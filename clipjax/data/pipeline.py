@@ -97,11 +97,12 @@ class DeviceBatches(Iterator[Any]):
         self._thread.start()
 
     def __next__(self) -> Any:
-        """Returns the next device batch."""
+        """Returns the next device batch; an error in a thread is raised here, again and again."""
         start = time.perf_counter()
         item = self._queue.get()
         self.wait_seconds += time.perf_counter() - start
         if isinstance(item, BaseException):
+            self._queue.put(item)  # the thread has ended: another `next` must not wait for it
             raise item
         return item
 

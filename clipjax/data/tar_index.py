@@ -9,8 +9,8 @@ import hashlib
 import os
 import tarfile
 import tempfile
-import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,7 @@ class ShardIndex:
 
     def digest(self) -> str:
         """Returns a hash of the content's layout; the same wherever the shard lies."""
-        hasher = hashlib.sha256("\0".join((*self.keys, *self.suffixes)).encode())
+        hasher = hashlib.sha256(_join((*self.keys, *self.suffixes)))
         for array in (self.sizes, self.header_crcs):
             hasher.update(np.ascontiguousarray(array).tobytes())
         return hasher.hexdigest()
@@ -95,10 +95,17 @@ def _places(path: str, index_dir: str | None) -> list[Path]:
 def _build(path: str, stat: os.stat_result) -> ShardIndex:
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(path, "r:", encoding="utf-8") as tar:
             for member in tar:
+                if member.size < 0:  # would send `tarfile` back, and round in circles
+                    raise tarfile.ReadError(f"negative size of {member.name!r}")
                 if not member.isfile():
                     continue
+                if member.issparse():
+                    raise UserError(
+                        f"{path}: {member.name!r} is stored as a sparse file. Write the shard "
+                        "again without `tar --sparse`."
+                    )
                 key, suffix = _split(member.name)
                 files = samples.setdefault(key, {})
                 if suffix in files:
@@ -111,7 +118,7 @@ def _build(path: str, stat: os.stat_result) -> ShardIndex:
         with open(path, "rb") as file:
             _check_end(path, file.fileno(), end, stat.st_size, samples)
             headers = _header_crcs(file.fileno(), samples)
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         raise UserError(
             f"{path}: cannot be read as a tar shard ({error}). Expected an uncompressed WebDataset "
             ".tar; make it again or take it out of data.shards."
@@ -144,13 +151,21 @@ def _split(name: str) -> tuple[str, str]:
 def _check_end(
     path: str, handle: int, end: int, size: int, samples: dict[str, dict[str, tuple[int, int]]]
 ) -> None:
-    """Raises unless only zeros follow: `tarfile` stops silently at a damaged header."""
+    """Raises unless only zeros follow: `tarfile` stops silently at a damaged header.
+
+    And unless they follow: a shard that was cut between two files still reads, with fewer samples.
+    """
     files = [entry for sample in samples.values() for entry in sample.values()]
     reach = max((offset + length for offset, length in files), default=0)
     if reach > size:
         raise UserError(
             f"{path}: truncated: its last file should end at byte {reach:,}, the shard has "
             f"{size:,}. Copy or make it again."
+        )
+    if end >= size:
+        raise UserError(
+            f"{path}: truncated: after {len(samples):,} samples the end-of-archive mark is missing."
+            " Copy or make the shard again; if it is still being written, wait."
         )
     while chunk := os.pread(handle, 1 << 20, end):
         if chunk.count(0) != len(chunk):
@@ -159,6 +174,10 @@ def _check_end(
                 "before it and an unknown number behind. Copy or make the shard again."
             )
         end += len(chunk)
+
+
+def _join(names: Iterable[str]) -> bytes:
+    return "\0".join(names).encode(errors="surrogateescape")  # names need not be UTF-8
 
 
 def _header_crcs(
@@ -173,12 +192,15 @@ def _header_crcs(
 
 def _load(place: Path, path: str, stat: os.stat_result) -> ShardIndex | None:
     try:
-        with np.load(place, allow_pickle=False) as arrays:
+        # Opened here: of a damaged file `np.load` would leave the handle open.
+        with open(place, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             version, size, mtime_ns = arrays["stamp"].tolist()
             if (version, size, mtime_ns) != (_VERSION, stat.st_size, stat.st_mtime_ns):
                 return None
-            names = bytes(arrays["names"]).decode().split("\0")
-            count = len(arrays["offsets"])
+            names = bytes(arrays["names"]).decode(errors="surrogateescape").split("\0")
+            count, kinds = arrays["offsets"].shape
+            if len(names) != count + kinds:  # no files at all, or a name with a zero byte
+                return None
             return ShardIndex(
                 path,
                 size,
@@ -189,12 +211,14 @@ def _load(place: Path, path: str, stat: os.stat_result) -> ShardIndex | None:
                 arrays["sizes"],
                 arrays["header_crcs"],
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None  # absent, half written by an older version, or damaged: built again
+    except OSError:
+        return None  # absent
+    except Exception:
+        return None  # of an older version, or damaged, where zipfile and NumPy raise a dozen kinds
 
 
 def _save(place: Path, index: ShardIndex) -> bool:
-    names = "\0".join((*index.keys, *index.suffixes)).encode()
+    names = _join((*index.keys, *index.suffixes))
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(

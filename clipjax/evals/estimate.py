@@ -44,7 +44,8 @@ def rank_of_best(
 ) -> np.ndarray:
     """Returns how many wrong items are at least as similar as the best matching one.
 
-    Ties count against the query, so that a model which maps everything to one point scores zero.
+    Ties count against the query, so that a model which maps everything to one point scores zero;
+    so does NaN.
 
     Args:
         queries: float32 [queries, embed], unit rows.
@@ -58,7 +59,7 @@ def rank_of_best(
         similarity = queries[first:last] @ items.T
         match = is_match(first, last)
         best = np.where(match, similarity, -np.inf).max(axis=1, keepdims=True)
-        ranks[first:last] = ((similarity >= best) & ~match).sum(axis=1)
+        ranks[first:last] = (~(similarity < best) & ~match).sum(axis=1)
     return ranks
 
 

@@ -1,23 +1,14 @@
 """What an evaluation needs of a model: two functions over host data."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-
-class Images(Protocol):
-    """Pictures by number."""
-
-    def __len__(self) -> int:
-        """Returns their number."""
-        ...
-
-    def fill(self, index: int, out: np.ndarray) -> None:
-        """Writes picture `index` into `out`, uint8 [side, side, 3]."""
-        ...
+from clipjax.data.images import Images
 
 
+@runtime_checkable
 class Encoders(Protocol):
     """Any model: ours, a torch reference, or six hand-made vectors in a test."""
 

@@ -21,8 +21,8 @@ def table(results: Results) -> str:
     """Returns an aligned table with chance and interval beside every score.
 
     >>> print(table({"pets": {"top1": Estimate(value=.5, low=.4, high=.6, chance=.1, samples=90)}}))
-    task  metric   score   95 % interval   chance  samples
-    pets  top1    0.5000  0.4000-0.6000   0.1000       90
+    task  metric   score  95 % interval  chance  samples
+    pets  top1    0.5000  0.4000-0.6000  0.1000       90
     """
     rows = [
         (

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from clipjax.data.images import Images
 from clipjax.evals.estimate import Estimate, MatchRows, estimate, rank_of_best
-from clipjax.evals.protocol import Encoders, Images
+from clipjax.evals.protocol import Encoders
 
 _KS = (1, 5, 10)
 

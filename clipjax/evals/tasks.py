@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from clipjax.evals.retrieval import Retrieval
 from clipjax.evals.zeroshot import ZeroShotClassification
 
 
+@runtime_checkable
 class Task(Protocol):
     """Something that scores a model."""
 
@@ -92,13 +93,24 @@ def _lines(where: str, field: str, root: str, name: str) -> list[str]:
     path = Path(os.path.join(root, name))
     if not name or not path.is_file():
         raise UserError(f"{where}.{field}={name!r}: no such file below data.root={root!r}.")
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").strip().splitlines()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}.{field}={name!r}: not UTF-8 text ({error}).") from error
+    if not lines:
+        raise UserError(f"{where}.{field}={name!r}: the file is empty; expected one entry a line.")
+    if field == "classnames" and "" in lines:
+        raise UserError(
+            f"{where}.classnames={name!r}: line {lines.index('') + 1} is blank, so the labels "
+            "behind it would be off by one. Name the class or take the line out."
+        )
+    return [line for line in lines if line]
 
 
 def _templates(where: str, root: str, name: str) -> list[str]:
     templates = _lines(where, "templates", root, name) if name else ["{c}"]
     bad = [template for template in templates if "{c}" not in template]
-    if bad or not templates:
+    if bad:
         raise UserError(f"{where}.templates={name!r}: {bad[:1]} has no {{c}} for the class name.")
     return templates
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from clipjax.data.images import Images
 from clipjax.evals.estimate import Estimate, MatchRows, estimate, rank_of_best
-from clipjax.evals.protocol import Encoders, Images
+from clipjax.evals.protocol import Encoders
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 import jax
 import numpy as np
@@ -11,24 +10,13 @@ from jaxtyping import Float
 
 from clipjax.config import DualEncoderConfig
 from clipjax.core.mesh import batch_devices, batch_sharding, local_rows, put_rows, replicated
+from clipjax.data.images import Images
 from clipjax.data.pipeline import Batches
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.models import with_params
 
 Params = Mapping[str, jax.Array]
 Embeds = Float[np.ndarray, "items embed"]
-
-
-class Images(Protocol):
-    """Pictures by number; `fill` may be called from several threads."""
-
-    def __len__(self) -> int:
-        """Returns their number."""
-        ...
-
-    def fill(self, index: int, out: np.ndarray) -> None:
-        """Writes picture `index` into `out`, uint8 [side, side, 3]."""
-        ...
 
 
 class Encoder:

@@ -36,7 +36,7 @@ def softmax_loss(
     if groups is None:
         targets = jnp.eye(logits.shape[0])
     else:
-        same = (groups[:, None] == groups[None, :]).astype(jnp.float32)
+        same = (groups[:, None] == groups[None, :]).astype(logits.dtype)
         targets = same / same.sum(axis=1, keepdims=True)
     to_text = -(targets * jax.nn.log_softmax(logits, axis=1)).sum() / logits.shape[0]
     to_image = -(targets * jax.nn.log_softmax(logits.T, axis=1)).sum() / logits.shape[0]
@@ -68,7 +68,7 @@ def sharded_softmax_loss(
         all_texts = jax.lax.all_gather(texts, BATCH_AXES, tiled=True)
         all_groups = jax.lax.all_gather(groups, BATCH_AXES, tiled=True)
         logits = scale * images @ all_texts.T
-        same = (groups[:, None] == all_groups[None, :]).astype(jnp.float32)
+        same = (groups[:, None] == all_groups[None, :]).astype(logits.dtype)
         targets = same / same.sum(axis=1, keepdims=True)
         # Groups are symmetric: a column's positives are as many as its own row's.
         sizes = jax.lax.all_gather(same.sum(axis=1), BATCH_AXES, tiled=True)

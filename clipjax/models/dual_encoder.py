@@ -32,9 +32,11 @@ class DualEncoder(nnx.Module):
         image, text = IMAGE_TOWERS[config.image.kind], TEXT_TOWERS[config.text.kind]
         self.image = image(config.image, config.embed_dim, compute=config.compute, rngs=rngs)
         self.text = text(config.text, config.embed_dim, compute=config.compute, rngs=rngs)
-        self.log_logit_scale = nnx.Param(jnp.array(math.log(config.init_logit_scale)), axes=())
+        # With a dtype: a weakly typed scalar would compile the training step twice.
+        scale = jnp.array(math.log(config.init_logit_scale), jnp.float32)
+        self.log_logit_scale = nnx.Param(scale, axes=())
         if config.init_logit_bias is not None:
-            self.logit_bias = nnx.Param(jnp.array(config.init_logit_bias), axes=())
+            self.logit_bias = nnx.Param(jnp.array(config.init_logit_bias, jnp.float32), axes=())
 
     def encode_image(
         self, images: UInt8[Array, "batch height width 3"] | Float[Array, "batch height width 3"]

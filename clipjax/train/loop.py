@@ -143,7 +143,7 @@ class Loop:
                     self._meter.restart(step)
                 if step % config.log.every_steps == 0 or step == last:
                     self._log(step, metrics)
-                self._poll_save(step)
+                self._poll_save()
                 for action in self._actions.due(step, last):
                     self._lifeline.phase("evaluate", limits.evaluate_seconds, step)
                     action(step, state)
@@ -170,14 +170,16 @@ class Loop:
         metrics = {name: float(value) for name, value in device_metrics.items()}
         metrics |= self._meter.read(step)
         metrics["data/bad_samples"] = self._bad_samples.total
+        for reason, count in self._bad_samples.by_reason.items():
+            metrics[f"data/bad_samples/{reason.replace(' ', '_')}"] = count
         metrics["data/samples_seen"] = step * self._config.data.global_batch_size
         self.write(step, metrics)
         if metrics["train/bad_steps"] >= _MOST_BAD_STEPS:
             raise UserError(
                 f"train/loss is {metrics['train/loss']} or its gradient is not finite at step "
-                f"{step:,}, and has been for {metrics['train/bad_steps']:.0f} steps. Nothing was "
-                "learnt or saved from them: the last checkpoint is good. Lower "
-                "optim.peak_learning_rate or look at the data from there on."
+                f"{step:,}, and has been for {metrics['train/bad_steps']:.0f} steps. Their updates "
+                "were left out and nothing was saved since. Lower optim.peak_learning_rate or look "
+                "at the data, and start again from the last checkpoint."
             )
         if jax.process_index() == 0:
             print(self._line(step, metrics), file=sys.stderr, flush=True)
@@ -221,7 +223,7 @@ class Loop:
         except SaveError as error:
             self._save_failed(error, must=must)
 
-    def _poll_save(self, step: int) -> None:
+    def _poll_save(self) -> None:
         try:
             saved = self._checkpoints.poll()
         except SaveError as error:

@@ -114,7 +114,8 @@ def test_captions_are_names_and_keywords_do_not_repeat_them(pairs):
     walking = "woman walking: medium skin tone"
     by_name = {one["name"]: one for split in COLOUR for one in pairs[split]}
     for one in by_name.values():
-        name, long = one["captions"]
+        name, long, *placed = one["captions"]
+        assert all(text.startswith(name + ", ") for text in placed)
         assert one["text"] == one["caption"] == one["name"] == name.strip() != ""
         assert long == name or long.startswith(name + ", ")
         assert name not in long[len(name) :].split(", ")

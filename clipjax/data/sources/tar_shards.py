@@ -41,8 +41,9 @@ def expand_shards(root: str, patterns: str) -> list[str]:
                 "the shards and name them by path."
             )
         found = []
-        for expanded in expand_urls(os.path.join(root, pattern)):
-            found += glob.glob(expanded) if glob.has_magic(expanded) else [expanded]
+        for expanded in expand_urls(pattern):
+            names = glob.glob(expanded, root_dir=root) if glob.has_magic(expanded) else [expanded]
+            found += [os.path.join(root, name) for name in names]
         if not found:
             raise UserError(
                 f"data.shards={pattern!r}: matches no file below data.root={root!r}. Check the "
@@ -141,10 +142,16 @@ class TarShards(Sequence[Mapping[str, bytes]]):
     def _handle(self, shard: int) -> int:
         with self._opening:
             if shard not in self._handles:
+                table = self._shards[shard]
                 try:
-                    self._handles[shard] = os.open(self._shards[shard].path, os.O_RDONLY)
+                    handle = os.open(table.path, os.O_RDONLY)
                 except OSError as error:
                     raise self._changed(shard, error.strerror or "cannot be opened") from error
+                stat = os.fstat(handle)
+                if (stat.st_size, stat.st_mtime_ns) != (table.size, table.mtime_ns):
+                    os.close(handle)
+                    raise self._changed(shard, "its size or modification time is another one")
+                self._handles[shard] = handle
             return self._handles[shard]
 
     def _read(self, shard: int, row: int, column: int) -> bytes:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from clipjax.config import TextConfig, TokenizerConfig
 from clipjax.data.tokenizers.byte import ByteTokenizer
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Maps a text to int32 [context_length] ids; threads may share it."""
 

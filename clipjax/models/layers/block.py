@@ -157,7 +157,7 @@ class Blocks(nnx.Module):
 
     def __call__(self, x: Tokens) -> Tokens:
         """Runs all blocks in order."""
-        step = _rematerialised(self.remat)
+        step = _rematerialised(self.remat, scanned=self.scan)
         if self.scan:
             return jax.lax.scan(lambda x, block: (step(block, x), None), x, self.stack)[0]
         for block in self.stack:
@@ -165,7 +165,7 @@ class Blocks(nnx.Module):
         return x
 
 
-def _rematerialised(remat: Remat) -> Callable[[Block, jax.Array], jax.Array]:
+def _rematerialised(remat: Remat, *, scanned: bool) -> Callable[[Block, jax.Array], jax.Array]:
     policies = jax.checkpoint_policies
 
     def run(block: Block, x: jax.Array) -> jax.Array:
@@ -178,4 +178,6 @@ def _rematerialised(remat: Remat) -> Callable[[Block, jax.Array], jax.Array]:
         "dots": policies.dots_with_no_batch_dims_saveable,
         "full": policies.nothing_saveable,
     }[remat]
-    return jax.checkpoint(run, policy=policy, prevent_cse=False)
+    # A loop keeps what is recomputed apart by itself; unrolled, XLA would merge it with the forward
+    # pass and save everything after all.
+    return jax.checkpoint(run, policy=policy, prevent_cse=not scanned)

@@ -1,0 +1,92 @@
+"""Measures speed: a train step against a rival's, and the host time around the compiled step.
+
+clipjax bench step --vs open_clip --json -
+clipjax bench dispatch --preset ViT-B-32
+"""
+
+import argparse
+import sys
+from typing import Any
+
+from clipjax.cli.parser import Parser
+
+
+def configure(parser: Parser) -> None:
+    """Adds the benchmarks and their flags."""
+    benchmarks = parser.add_subparsers(dest="benchmark", metavar="WHAT", required=True)
+
+    step = benchmarks.add_parser(
+        "step",
+        help="time a whole train step on CPU, taking turns with a rival's",
+        description="Times whole train steps in float32 on CPU (forward, loss, backward, clipping, "
+        "AdamW), layers unrolled, against the same model and batch in another library. Two "
+        "processes take turns, one step a turn, and who begins changes from round to round; the "
+        "ratio is the median over the rounds, with a 95 % bootstrap interval. Needs pip install "
+        "'clipjax[parity]'.",
+    )
+    step.add_argument(
+        "--vs",
+        choices=["open_clip"],
+        default="open_clip",
+        help="the rival (default: %(default)s)",
+    )
+    _add_preset(step)
+    _add_count(step, "--batch_size", 16, "pairs of a step")
+    _add_count(step, "--rounds", 9, "timed steps of each")
+    _add_count(step, "--threads", 2, "CPUs that either may use")
+
+    dispatch = benchmarks.add_parser(
+        "dispatch",
+        help="time what the host does around the compiled step",
+        description="Times the call of a compiled step that computes nothing but takes and "
+        "returns what the real one does: the state's arrays (donated, shardings pinned), a batch, "
+        "the metrics; layers unrolled, every array shrunk to one number.",
+    )
+    _add_preset(dispatch)
+    _add_count(dispatch, "--steps", 60, "timed calls")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measures, prints and returns the figures.
+
+    Raises:
+        UserError: if a package is missing or a process ends early.
+    """
+    if args.benchmark == "dispatch":
+        from clipjax.cli.bench_dispatch import dispatch_figures
+
+        return dispatch_figures(args.preset, steps=args.steps)
+    from clipjax.cli.bench_step import step_figures
+
+    return step_figures(
+        args.preset,
+        rival=args.vs,
+        batch_size=args.batch_size,
+        rounds=args.rounds,
+        threads=args.threads,
+    )
+
+
+def _add_preset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--preset", default="ViT-B-32", metavar="NAME", help="model (default: %(default)s)"
+    )
+
+
+def _add_count(parser: argparse.ArgumentParser, flag: str, default: int, meaning: str) -> None:
+    parser.add_argument(
+        flag, type=_count, default=default, metavar="N", help=f"{meaning} (default: %(default)s)"
+    )
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return number
+
+
+if __name__ == "__main__":
+    from clipjax.cli.main import main
+
+    main(["bench", *sys.argv[1:]])

@@ -1,0 +1,152 @@
+"""Our train step against a rival's: interleaved, so that both see the same load."""
+
+import importlib.util
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipjax.cli.bench_turns import Worker
+from clipjax.config import UsageError, UserError
+from clipjax.config.presets import preset
+
+OURS = "clipjax"
+# Small, so that many steps on one batch of noise stay finite; it costs what any rate does.
+_LEARNING_RATE = 1e-5
+_WARMUP_STEPS = 2
+_RESAMPLES = 10_000
+
+# name: (packages that it needs, script)
+RIVALS = {"open_clip": (("torch", "open_clip"), "open_clip_step.py")}
+
+
+def step_figures(
+    preset_name: str, *, rival: str, batch_size: int, rounds: int, threads: int
+) -> dict[str, Any]:
+    """Times both, prints the rounds and returns the figures.
+
+    Args:
+        preset_name: of a model that both have.
+        rival: a key of `RIVALS`.
+        batch_size: pairs of a step.
+        rounds: timed steps of each, after two that are not timed.
+        threads: CPUs of each; the same ones, as only one of the two runs at a time.
+
+    Raises:
+        UserError: if a package is missing or a process fails.
+    """
+    packages, script = RIVALS[rival]
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"clipjax bench step --vs {rival}: the package {package} is not installed. "
+                "It needs pip install 'clipjax[parity]'."
+            )
+    if preset(preset_name).init_logit_bias is not None:
+        raise UsageError(f"--preset={preset_name}: has a bias; the softmax loss of both has none.")
+    if not hasattr(os, "sched_getaffinity"):
+        raise UserError("clipjax bench step: pins processes to CPUs, for which it needs Linux.")
+    available = len(os.sched_getaffinity(0))
+    if threads > available:
+        raise UsageError(f"--threads={threads}: this process may use {available} CPUs.")
+
+    options = {
+        "preset": preset_name,
+        "batch_size": batch_size,
+        "learning_rate": _LEARNING_RATE,
+    }
+    load_before = os.getloadavg()[0]
+    with (
+        Worker(OURS, ["-m", "clipjax.cli.bench_ours"], options, threads) as ours,
+        Worker(rival, [str(Path(__file__).parent / "rivals" / script)], options, threads) as theirs,
+    ):
+        print(
+            f"{preset_name}, batch {batch_size}, float32, layers unrolled; each process is pinned "
+            f"to the same {threads} CPUs (sched_setaffinity), which sets XLA's threads; torch has "
+            f"set_num_threads({threads})"
+        )
+        for _ in range(_WARMUP_STEPS):
+            for worker in (ours, theirs):
+                worker.ask("step")
+        rows, idle = take_turns((ours, theirs), rounds)
+        reports = {worker.name: worker.ask("report") for worker in (ours, theirs)}
+    if reports[OURS]["parameters"] != reports[rival]["parameters"]:
+        raise UserError(f"the models differ: {reports}")
+    ratios = [row[OURS] / row[rival] for row in rows]
+    low, high = median_interval(ratios)
+    figures = {
+        "ratio": statistics.median(ratios),
+        "ratio_interval": [low, high],
+        "median_seconds": {n: statistics.median(row[n] for row in rows) for n in reports},
+        "rows": rows,
+        "idle_cpu_share": idle,
+        "jit_cache_entries": reports[OURS]["cache_size"],
+        "parameters": reports[OURS]["parameters"],
+        "preset": preset_name,
+        "batch_size": batch_size,
+        "rounds": rounds,
+        "threads": threads,
+        "versions": [report["version"] for report in reports.values()],
+        "load_average": [load_before, os.getloadavg()[0]],
+    }
+    _print(figures, rival)
+    return figures
+
+
+def take_turns(
+    workers: tuple[Worker, Worker], rounds: int
+) -> tuple[list[dict[str, Any]], float | None]:
+    """Returns the seconds of each in each round, and the most CPUs that a waiting one used."""
+    rows, idle = [], []
+    for number in range(rounds):
+        row: dict[str, Any] = {"round": number + 1}
+        order = workers if number % 2 == 0 else workers[::-1]
+        for runs, waits in (order, order[::-1]):
+            before = waits.cpu_seconds()
+            answer = runs.ask("step")
+            after = waits.cpu_seconds()
+            row[runs.name] = answer["seconds"]
+            row[f"{runs.name}_loss"] = answer["loss"]
+            if before is not None and after is not None:
+                idle.append((after - before) / answer["seconds"])
+        row["first"] = order[0].name
+        rows.append(row)
+        print(
+            "round {}: {}".format(
+                row["round"], ", ".join(f"{w.name} {1e3 * row[w.name]:.0f} ms" for w in order)
+            ),
+            flush=True,
+        )
+    return rows, max(idle, default=None)
+
+
+def median_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """Returns the 95 % percentile bootstrap interval of the median.
+
+    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3.
+
+    >>> median_interval([2.0, 2.0, 2.0])
+    (2.0, 2.0)
+    """
+    draws = np.random.default_rng(seed).choice(np.asarray(values), (_RESAMPLES, len(values)))
+    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _print(figures: dict[str, Any], rival: str) -> None:
+    low, high = figures["ratio_interval"]
+    medians = figures["median_seconds"]
+    print(
+        f"median {OURS} {1e3 * medians[OURS]:.0f} ms, {rival} {1e3 * medians[rival]:.0f} ms\n"
+        f"ratio {OURS} / {rival} {figures['ratio']:.3f} (95 % interval {low:.3f} to {high:.3f}, "
+        f"{figures['rounds']} rounds)\n"
+        f"entries in the jit cache {figures['jit_cache_entries']}; "
+        f"{figures['parameters']:,} parameters each; {'; '.join(figures['versions'])}"
+    )
+    if figures["idle_cpu_share"] is not None:
+        print(f"the waiting process used at most {figures['idle_cpu_share']:.2f} CPUs")
+    before, after = figures["load_average"]
+    print(f"load average of the machine {before:.1f} before, {after:.1f} after")

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Runs the tests in an environment of their own, which is made first.
+#
+#   bash launch/test.sh                       # the whole suite, without torch
+#   bash launch/test.sh --fast                # without the slow tests
+#   bash launch/test.sh --parity              # recomputes the stored references with torch,
+#                                             # open_clip and transformers, in a third environment
+#   bash launch/test.sh tests/data -k emoji   # further arguments go to pytest
+#   DRY_RUN=1 bash launch/test.sh             # print the commands, run nothing
+#
+#   PYTHON=               interpreter to use (default python3; 3.11 or newer)
+#   CLIPJAX_TEST_VENV=    where the environment is made (default .venv-test)
+#   CLIPJAX_PARITY_VENV=  the same for --parity (default .venv-parity)
+#
+# Exit status: pytest's, or 1 if the environment could not be made.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/environment.sh
+source launch/environment.sh
+
+fast='' parity='' chosen=''
+arguments=()
+for argument in "$@"; do
+  case $argument in
+    -h | --help)
+      print_header launch/test.sh
+      exit 0
+      ;;
+    --fast) fast=1 ;;
+    --parity) parity=1 ;;
+    *)
+      # One's own -m replaces the choice that is made here.
+      [[ $argument != -m* ]] || chosen=1
+      arguments+=("$argument")
+      ;;
+  esac
+done
+
+marks="not parity"
+[[ -z $parity ]] || marks="parity"
+[[ -z $fast ]] || marks="not slow and $marks"
+[[ -n $chosen ]] || arguments=(-m "$marks" "${arguments[@]}")
+
+STEPS=3
+step "environment"
+if [[ -n $parity ]]; then
+  venv=${CLIPJAX_PARITY_VENV:-.venv-parity}
+  make_environment "$venv" test,digits,parity torch
+else
+  venv=${CLIPJAX_TEST_VENV:-.venv-test}
+  make_environment "$venv" test,digits
+fi
+
+step "fonts and names of emoji (Debian packages; tests that need them skip without)"
+debian_packages "${EMOJI_PACKAGES[@]}"
+
+step "tests"
+# The first run compiles, later ones read: about half of the time.
+cache=${XDG_CACHE_HOME:-${HOME:-.}/.cache}/clipjax/jax-cache
+command=(env HF_HUB_OFFLINE=1 JAX_PLATFORMS=cpu
+  "JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$cache}"
+  "$venv/bin/python" -m pytest "${arguments[@]}")
+# exec, so that a signal reaches pytest.
+if dry_run; then run "${command[@]}"; else exec "${command[@]}"; fi

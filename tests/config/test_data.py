@@ -1,0 +1,33 @@
+import pytest
+
+from clipjax.config import DataConfig
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"global_batch_size": 0}, "global_batch_size=0 must be positive"),
+        ({"caption": "text"}, "caption='text' must be 'txt' or 'json.FIELD'"),
+        ({"crop_scale": (0.0, 1.0)}, r"crop_scale=\(0\.0, 1\.0\) must be"),
+        ({"crop_scale": (0.9, 0.8)}, "crop_scale"),
+        ({"crop_scale": (0.9, 1.1)}, "crop_scale"),
+        ({"crop_ratio": (0.0, 1.0)}, "crop_ratio"),
+        ({"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"caption": "json.captions"},
+        {"crop_scale": (1.0, 1.0)},
+        {"crop_ratio": (1.0, 1.0)},
+        {"global_batch_size": 1},
+    ],
+)
+def test_the_ends_of_the_ranges_are_allowed(values):
+    DataConfig(**values)

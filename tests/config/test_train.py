@@ -1,0 +1,54 @@
+import dataclasses
+
+import pytest
+
+from clipjax.config import (
+    CheckpointConfig,
+    DualEncoderConfig,
+    LogConfig,
+    LossConfig,
+    MeshConfig,
+    OptimConfig,
+    TextConfig,
+    TokenizerConfig,
+    TrainConfig,
+)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "values", "message"),
+    [
+        (OptimConfig, {"ema_decay": 1.0}, r"ema_decay=1\.0 must be in \[0, 1\)"),
+        (OptimConfig, {"ema_decay": -0.1}, r"ema_decay=-0\.1 must be in"),
+        (OptimConfig, {"warmup_steps": -1}, "warmup_steps=-1 must not be negative"),
+        (MeshConfig, {"data": -1, "fsdp": -1}, r"\(-1, -1, 1\) must be positive; one"),
+        (MeshConfig, {"tensor": 0}, r"\(-1, 1, 0\) must be positive"),
+        (MeshConfig, {"data": -2}, r"\(-2, 1, 1\) must be positive"),
+        (CheckpointConfig, {"every_steps": 0}, "every_steps=0 and keep=2 must be positive"),
+        (CheckpointConfig, {"keep": 0}, "every_steps=1000 and keep=0 must be positive"),
+        (LogConfig, {"every_steps": 0}, "every_steps=0 must be positive"),
+        (TrainConfig, {"num_steps": 0}, "num_steps=0 must be positive"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(config_class, values, message):
+    with pytest.raises(ValueError, match=message):
+        config_class(**values)
+
+
+def test_the_sigmoid_loss_needs_a_bias():
+    sigmoid = LossConfig(kind="sigmoid")
+    with pytest.raises(ValueError, match=r"needs model\.init_logit_bias"):
+        TrainConfig(loss=sigmoid)
+    TrainConfig(loss=sigmoid, model=DualEncoderConfig(init_logit_bias=0.0))
+
+
+def test_the_byte_tokenizer_needs_a_vocabulary_of_its_size():
+    byte = TokenizerConfig(kind="byte")
+    with pytest.raises(ValueError, match=r"model\.text\.vocab_size=258, not 49408"):
+        TrainConfig(tokenizer=byte)
+    TrainConfig(tokenizer=byte, model=DualEncoderConfig(text=TextConfig(vocab_size=258)))
+
+
+def test_replacing_a_field_checks_again():
+    with pytest.raises(ValueError, match="num_steps=-1"):
+        dataclasses.replace(TrainConfig(), num_steps=-1)

@@ -1,0 +1,260 @@
+"""Eight simulated devices, a compilation cache, no network, and a tiny run that tests share."""
+
+import dataclasses
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+_CACHE = os.environ.get(
+    "JAX_COMPILATION_CACHE_DIR",
+    os.path.join(
+        os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "clipjax", "jax-cache"
+    ),
+)
+os.environ.update(
+    JAX_PLATFORMS="cpu",
+    JAX_COMPILATION_CACHE_DIR=_CACHE,
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+    JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="0",
+    HF_HUB_OFFLINE="1",
+)
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    )
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from PIL import Image  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network():
+    """Refuses every connection that leaves this machine."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        host = address[0] if isinstance(address, tuple) else "local"
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not (
+            host.startswith("127.") or host in ("::1", "localhost")
+        ):
+            raise AssertionError(f"a test tried to connect to {address}")
+        return connect(self, address)
+
+    socket.socket.connect = guarded
+    yield
+    socket.socket.connect = connect
+
+
+@pytest.fixture(scope="session")
+def mesh():
+    """Eight devices on the axis `data`."""
+    from clipjax.config import MeshConfig
+    from clipjax.core.mesh import make_mesh
+
+    return make_mesh(MeshConfig())
+
+
+@pytest.fixture(scope="session")
+def mesh_222():
+    """Two devices on each of `data`, `fsdp` and `tensor`."""
+    from clipjax.config import MeshConfig
+    from clipjax.core.mesh import make_mesh
+
+    return make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+
+
+def write_tar(path: Path, samples: dict[str, dict[str, bytes]]) -> Path:
+    """Writes samples {key: {suffix: content}} as a plain tar."""
+    with tarfile.open(path, "w") as tar:
+        for key, files in samples.items():
+            for suffix, content in files.items():
+                member = tarfile.TarInfo(f"{key}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_tar():
+    """The function `write_tar`."""
+    return write_tar
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """Encodes pixels."""
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+COLOURS = {
+    "red": (220, 30, 30),
+    "green": (30, 180, 60),
+    "blue": (40, 60, 220),
+    "yellow": (240, 220, 40),
+    "purple": (150, 50, 180),
+    "white": (240, 240, 240),
+    "black": (15, 15, 15),
+    "orange": (240, 140, 20),
+}
+PLACES = ("top left", "top right", "bottom left", "bottom right", "middle", "left", "right", "top")
+_CORNERS = ((2, 2), (2, 18), (18, 2), (18, 18), (10, 10), (10, 2), (10, 18), (2, 10))
+
+
+@pytest.fixture(scope="session")
+def shards_root(tmp_path_factory):
+    """64 pairs: a coloured square at one of eight places, in two shards; and an evaluation split.
+
+    train/*.tar (png, txt, json, cls), eval/*.tar (the same pairs), classnames.txt, templates.txt.
+    """
+    root = tmp_path_factory.mktemp("shards")
+    rng = np.random.default_rng(0)
+    samples = {}
+    for c, (colour, rgb) in enumerate(COLOURS.items()):
+        for place, (y, x) in zip(PLACES, _CORNERS, strict=True):
+            pixels = rng.integers(100, 140, (32, 32, 3)).astype(np.uint8)
+            pixels[y : y + 12, x : x + 12] = rgb
+            text = f"a {colour} square at the {place}"
+            samples[f"{len(samples):09d}"] = {
+                "png": png(pixels),
+                "txt": text.encode(),
+                "json": json.dumps({"captions": [text, f"{colour}, {place}"]}).encode(),
+                "cls": str(c).encode(),
+            }
+    keys = list(samples)
+    for split in ("train", "eval"):
+        (root / split).mkdir()
+        for shard in range(2):
+            part = {key: samples[key] for key in keys[shard::2]}
+            write_tar(root / split / f"{shard:05d}.tar", part)
+    (root / "classnames.txt").write_text("\n".join(COLOURS) + "\n")
+    (root / "templates.txt").write_text("a {c} square\n{c}\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_config(shards_root):
+    """A whole run that takes seconds: 0.1 M parameters, batch 16, 12 steps, two tasks."""
+    from clipjax.config import (
+        CheckpointConfig,
+        DataConfig,
+        DualEncoderConfig,
+        EvalsConfig,
+        LogConfig,
+        OptimConfig,
+        TaskConfig,
+        TextConfig,
+        TokenizerConfig,
+        TrainConfig,
+        ViTConfig,
+    )
+
+    return TrainConfig(
+        num_steps=12,
+        model=DualEncoderConfig(
+            image=ViTConfig(
+                image_size=16, patch_size=8, width=32, depth=2, num_heads=2, mlp_dim=64
+            ),
+            text=TextConfig(
+                vocab_size=300, context_length=16, width=32, depth=2, num_heads=2, mlp_dim=64
+            ),
+            embed_dim=16,
+        ),
+        tokenizer=TokenizerConfig(kind="bpe"),
+        data=DataConfig(root=str(shards_root), shards="train/*.tar", global_batch_size=16),
+        optim=OptimConfig(peak_learning_rate=1e-3, warmup_steps=2, ema_decay=0.9),
+        checkpoint=CheckpointConfig(every_steps=4),
+        evals=EvalsConfig(
+            batch_size=16,
+            bootstrap_resamples=200,
+            tasks={
+                "pairs": TaskConfig(kind="retrieval", shards="eval/*.tar"),
+                "colours": TaskConfig(
+                    kind="zeroshot",
+                    shards="eval/*.tar",
+                    classnames="classnames.txt",
+                    templates="templates.txt",
+                ),
+            },
+        ),
+        log=LogConfig(every_steps=2, tensorboard=False),
+    )
+
+
+@pytest.fixture(scope="session")
+def config_file(tmp_path_factory, tiny_config):
+    """`tiny_config` as a file for --config."""
+    from clipjax.config import to_json_dict
+
+    path = tmp_path_factory.mktemp("config") / "tiny.json"
+    path.write_text(json.dumps(to_json_dict(tiny_config)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def clipjax_command():
+    """Runs `clipjax ARGS` in a process of its own; returns the finished process with its text.
+
+    Keywords: devices (simulated, 1 by default), cwd, env, timeout.
+    """
+
+    def run(*args, devices=1, cwd=None, env=None, timeout=300):
+        return subprocess.run(
+            [sys.executable, "-m", "clipjax.cli.main", *map(str, args)],
+            cwd=cwd or ROOT,
+            env={**child_env(devices), **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+def child_env(devices: int = 1) -> dict[str, str]:
+    """Environment of a child process with its own number of simulated devices."""
+    return {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+@pytest.fixture(scope="session")
+def make_child_env():
+    """The function `child_env`."""
+    return child_env
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, tiny_config):
+    """(workdir, figures) of `tiny_config`, run once in this process on eight devices."""
+    from clipjax.core.distributed import Cluster, joined
+    from clipjax.train.run import run
+
+    workdir = tmp_path_factory.mktemp("trained")
+    with joined(Cluster()) as lifeline:
+        figures = run(tiny_config, workdir, lifeline)
+    return workdir, figures
+
+
+@pytest.fixture(scope="session")
+def replace_in():
+    """`dataclasses.replace` for a dotted path: replace_in(config, "data.shards", "x")."""
+
+    def replace(config, path, value):
+        name, _, rest = path.partition(".")
+        if rest:
+            value = replace(getattr(config, name), rest, value)
+        return dataclasses.replace(config, **{name: value})
+
+    return replace

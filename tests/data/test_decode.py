@@ -1,0 +1,261 @@
+import io
+import struct
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image, ImageFile
+
+from clipjax.data.decode import BadSampleError, decode_image, resize_exact, resize_into
+
+MOST = 1_000_000
+
+
+def pixels(height=20, width=30, seed=0):
+    """A smooth picture, which JPEG changes by little."""
+    y, x = np.mgrid[:height, :width]
+    phase = np.random.default_rng(seed).uniform(0, 6, 3)
+    return np.stack([127 + 100 * np.sin(x / 9 + y / 7 + p) for p in phase], -1).astype(np.uint8)
+
+
+def encode(image, kind, **options):
+    out = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(out, kind, **options)
+    return out.getvalue()
+
+
+def reason(data, max_pixels=MOST):
+    with pytest.raises(BadSampleError) as caught:
+        decode_image(data, max_pixels)
+    assert str(caught.value).startswith(caught.value.reason)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True})])
+def test_lossless_formats_give_the_pixels_back(kind, options):
+    decoded = decode_image(encode(pixels(), kind, **options), MOST)
+    np.testing.assert_array_equal(decoded, pixels())
+    assert decoded.dtype == np.uint8
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_a_jpeg_is_what_pillow_decodes(options):
+    """Two decoders may differ by their rounding of the colour transform and the upsampling."""
+    data = encode(pixels(), "JPEG", quality=90, **options)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    np.testing.assert_allclose(decode_image(data, MOST).astype(int), expected, atol=2)
+    np.testing.assert_allclose(expected.astype(int), pixels(), atol=40)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_gray_becomes_three_equal_channels(kind):
+    gray = pixels()[..., 0]
+    decoded = decode_image(encode(gray, kind, quality=95), MOST)
+    assert decoded.shape == (20, 30, 3)
+    assert (decoded == decoded[..., :1]).all()
+    np.testing.assert_allclose(decoded[..., 0].astype(int), gray, atol=8 if kind == "JPEG" else 0)
+
+
+def test_cmyk_becomes_rgb():
+    """Full magenta ink absorbs green."""
+    ink = Image.new("CMYK", (8, 8), (0, 255, 0, 0))
+    decoded = decode_image(encode(ink, "JPEG", quality=100), MOST)
+    np.testing.assert_allclose(decoded[4, 4].astype(int), [255, 0, 255], atol=3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_transparency_lies_on_white(kind):
+    """Alpha 0 is white, 255 the colour, 51 a fifth of it: 0.2 c + 0.8 * 255."""
+    image = np.zeros((1, 3, 4), np.uint8)
+    image[..., :3] = (200, 100, 0)
+    image[0, :, 3] = (0, 255, 51)
+    decoded = decode_image(encode(image, kind, lossless=True, exact=True), MOST)
+    expected = [[255, 255, 255], [200, 100, 0], [244, 224, 204]]
+    np.testing.assert_allclose(decoded[0].astype(int), expected, atol=1)
+
+
+@pytest.mark.parametrize("mode", ["LA", "P", "P bytes", "1"])
+def test_every_kind_of_png_transparency_lies_on_white(mode):
+    """Two pixels: an opaque black one and a transparent black one."""
+    if mode == "LA":
+        data = encode(np.array([[[0, 255], [0, 0]]], np.uint8), "PNG")
+    elif mode == "1":
+        data = encode(Image.fromarray(np.array([[False, True]])), "PNG", transparency=1)
+    else:
+        image = Image.new("P", (2, 1))
+        image.putpalette([0, 0, 0, 0, 0, 0])
+        image.putdata([0, 1])
+        data = encode(image, "PNG", transparency=1 if mode == "P" else b"\xff\x00")
+    assert decode_image(data, MOST)[0].tolist() == [[0, 0, 0], [255, 255, 255]]
+
+
+def test_sixteen_bits_keep_their_high_byte():
+    """Pillow clips 16-bit gray at 255: nearly every picture would turn white."""
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16)[None].repeat(4, 0)
+    np.testing.assert_array_equal(decode_image(encode(ramp, "PNG"), MOST)[..., 1], ramp >> 8)
+
+
+def test_a_sixteen_bit_colour_png_keeps_its_high_byte():
+    values = np.array([[[0, 255, 256], [65535, 32768, 32767]]], ">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    np.testing.assert_array_equal(decode_image(png(2, 1, rows, depth=16), MOST), values >> 8)
+
+
+def png(width, height, rows, depth=8):
+    def chunk(kind, data):
+        crc = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + crc
+
+    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
+    return b"".join(
+        [
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", header),
+            chunk(b"IDAT", zlib.compress(rows)),
+            chunk(b"IEND", b""),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"<html><body>404</body></html>", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF" * 9],
+)
+def test_what_is_no_image_is_damaged(data):
+    assert reason(data) == "damaged"
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "PPM"])
+def test_other_formats_are_refused(kind):
+    assert reason(encode(pixels(), kind)) == "damaged"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_truncated_images_are_damaged(kind, share):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = encode(noise, kind)
+    assert reason(data[: int(share * len(data))]) == "damaged"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_random_damage_gives_pixels_or_a_bad_sample_and_nothing_else(kind):
+    whole, rng = encode(pixels(), kind), np.random.default_rng(1)
+    for _ in range(150):
+        data = bytearray(whole)
+        for place in rng.integers(0, len(whole), rng.integers(1, 6)):
+            data[place] = rng.integers(256)
+        try:
+            decoded = decode_image(bytes(data), 10_000)
+        except BadSampleError as error:
+            assert error.reason in ("damaged", "too large")  # noqa: PT017 - either is right
+        else:
+            assert decoded.shape[2] == 3
+            assert decoded.shape[0] * decoded.shape[1] <= 10_000
+
+
+def claims(kind, width, height):
+    """A small file whose header claims a huge image."""
+    if kind == "PNG":
+        return png(width, height, b"\0" * 1000)
+    data = bytearray(encode(pixels(), kind))
+    if kind == "JPEG":
+        start = data.index(b"\xff\xc0") + 5
+        data[start : start + 4] = struct.pack(">HH", height, width)
+    else:
+        start = data.index(b"\x9d\x01\x2a") + 3
+        data[start : start + 4] = struct.pack("<HH", width, height)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "side"),
+    [("PNG", 5000), ("PNG", 12_000), ("PNG", 10**6), ("JPEG", 5000), ("JPEG", 65_500),
+     ("WEBP", 5000), ("WEBP", 16_383)],
+)  # fmt: skip
+def test_a_huge_claimed_size_is_refused_before_anything_is_decoded(kind, side, monkeypatch):
+    def started(*_args, **_kwargs):
+        raise AssertionError("decoding has started")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", started)
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", started)
+    assert reason(claims(kind, side, side), 6_400_000) == "too large"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_the_limit_itself_is_allowed(kind):
+    data = encode(pixels(), kind)
+    assert decode_image(data, 20 * 30).shape == (20, 30, 3)
+    assert reason(data, 20 * 30 - 1) == "too large"
+
+
+def test_exif_rotation_is_ignored():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for kind in ("JPEG", "PNG", "WEBP"):
+        assert decode_image(encode(pixels(), kind, exif=exif), MOST).shape == (20, 30, 3)
+
+
+def test_decoding_in_threads_leaves_the_warnings_of_the_process_alone():
+    files = [encode(pixels(seed=i), "PNG") for i in range(4)]
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda data: decode_image(data, MOST), files * 100))
+    assert list(warnings.filters) == before
+
+
+def torchvision_eval(image, side):
+    """Resize(side, BICUBIC) of the short side, then CenterCrop(side), as torchvision defines them.
+
+    The long side is int(side * long / short); the crop starts at int(round((length - side) / 2)).
+    """
+    height, width = image.shape[:2]
+    if width <= height:
+        size = side, int(side * height / width)
+    else:
+        size = int(side * width / height), side
+    resized = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    left, top = round((size[0] - side) / 2.0), round((size[1] - side) / 2.0)
+    return np.asarray(resized.crop((left, top, left + side, top + side)))
+
+
+@pytest.mark.parametrize("side", [16, 17, 31])
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(40, 40), (16, 16), (67, 100), (100, 67), (17, 16), (16, 19), (9, 5), (200, 31), (1, 7)],
+)
+def test_resize_exact_is_torchvisions_transform(height, width, side):
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    out = np.zeros((side, side, 3), np.uint8)
+    resize_exact(image, out)
+    np.testing.assert_array_equal(out, torchvision_eval(image, side))
+
+
+@pytest.mark.parametrize("box", [(0, 0, 30, 20), (3, 2, 11, 10), (5, 5, 6, 6), (0, 0, 30, 1)])
+def test_resize_into_fills_every_pixel_of_a_row_of_a_batch(box):
+    batch = np.full((3, 16, 16, 3), 7, np.uint8)
+    left, top, right, bottom = box
+    image = np.full((20, 30, 3), 7, np.uint8)
+    image[top:bottom, left:right] = 200
+    resize_into(image, box, batch[1])
+    assert (batch[1] == 200).all()
+    assert (batch[[0, 2]] == 7).all()
+
+
+def test_resize_into_averages_where_it_shrinks():
+    """Blocks of 4 x 4 pixels become their mean: area interpolation, no aliasing."""
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    out = np.zeros((16, 16, 3), np.uint8)
+    resize_into(image, (0, 0, 64, 64), out)
+    means = image.reshape(16, 4, 16, 4, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(out, means, atol=0.51)
+
+
+def test_resize_into_at_equal_size_copies_the_box():
+    image = pixels()
+    out = np.zeros((16, 16, 3), np.uint8)
+    resize_into(image, (5, 3, 21, 19), out)
+    np.testing.assert_array_equal(out, image[3:19, 5:21])

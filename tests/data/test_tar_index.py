@@ -1,0 +1,391 @@
+import io
+import os
+import random
+import re
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from webdataset.tariterators import base_plus_ext
+
+from clipjax.config.errors import UserError
+from clipjax.data import tar_index
+from clipjax.data.sources.tar_shards import TarShards
+from clipjax.data.tar_index import open_index
+
+BLOCK = 512
+FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
+
+
+def write(path, members, tar_format=tarfile.PAX_FORMAT):
+    """Writes (name, content) pairs; a content of None makes a folder."""
+    with tarfile.open(path, "w", format=tar_format) as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            if content is None:
+                info.type = tarfile.DIRTYPE
+            info.size = len(content or b"")
+            tar.addfile(info, io.BytesIO(content or b""))
+    return str(path)
+
+
+def content(i, size=700):
+    return np.random.default_rng(i).integers(1, 255, size, dtype=np.uint8).tobytes()
+
+
+def samples(count, name="{:04d}"):
+    return [
+        (f"{name.format(i)}.{suffix}", content(i + ord(suffix[0])))
+        for i in range(count)
+        for suffix in ("png", "txt")
+    ]
+
+
+def files(index):
+    """{(key, suffix): (offset, size)} of an index."""
+    return {
+        (key, suffix): (int(index.offsets[row, column]), int(index.sizes[row, column]))
+        for row, key in enumerate(index.keys)
+        for column, suffix in enumerate(index.suffixes)
+        if index.offsets[row, column] >= 0
+    }
+
+
+@pytest.fixture
+def shard(tmp_path):
+    return write(tmp_path / "00000.tar", samples(5))
+
+
+@pytest.fixture
+def builds(monkeypatch):
+    """The shards that were indexed anew."""
+    built, build = [], tar_index._build
+
+    def counted(path, stat):
+        built.append(path)
+        return build(path, stat)
+
+    monkeypatch.setattr(tar_index, "_build", counted)
+    return built
+
+
+LETTERS = st.text("ab01_-é漢 ", min_size=1, max_size=12)
+STEMS = LETTERS | st.builds(lambda part, n: part * n, LETTERS, st.integers(10, 30))
+SUFFIXES = st.sampled_from(["jpg", "txt", "json", "seg.png", "PNG", "cls"])
+FOLDERS = st.lists(
+    st.text("ab.é", min_size=1, max_size=8).filter(lambda t: t.strip(".")), max_size=3
+)
+NAMES = st.builds(lambda folders, stem, suffix: "/".join([*folders, f"{stem}.{suffix}"]),
+                  FOLDERS, STEMS, SUFFIXES)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.dictionaries(NAMES, st.integers(0, 2000), max_size=12),
+    st.sampled_from(FORMATS[1:]),
+    st.booleans(),
+)
+def test_the_index_is_what_tarfile_and_webdataset_see(sizes, tar_format, with_folders):
+    """Offsets and sizes as tarfile reads them, keys and suffixes as webdataset splits them."""
+    members = [(name, content(i, size)) for i, (name, size) in enumerate(sizes.items())]
+    if with_folders:
+        members = [(f"folder{i}.d", None) for i in range(2)] + members
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder, "x.tar"), members, tar_format)
+        fresh, cached = open_index(path), open_index(path)
+        with tarfile.open(path) as tar:
+            seen = [m for m in tar if m.isfile()]
+    expected = {}
+    for member in seen:
+        key, suffix = base_plus_ext(member.name)
+        expected[key, suffix.lower()] = (member.offset_data, member.size)
+    for index in (fresh, cached):
+        assert files(index) == expected
+        assert list(index.keys) == list(dict.fromkeys(base_plus_ext(m.name)[0] for m in seen))
+    assert fresh.digest() == cached.digest()
+
+
+def test_names_that_are_not_utf8_are_kept_apart_and_cached(tmp_path, builds):
+    """Old archives hold Latin-1: such a byte must neither stop a run nor merge two samples."""
+    names = [f"caf{mark}.{suffix}" for mark in ("\udce9", "\udce8") for suffix in ("jpg", "txt")]
+    path = write(tmp_path / "x.tar", [(n, n.encode(errors="replace")) for n in names],
+                 tarfile.GNU_FORMAT)  # fmt: skip
+    fresh, cached = open_index(path), open_index(path)
+    assert fresh.keys == cached.keys == ("caf\udce9", "caf\udce8")
+    assert fresh.digest() == cached.digest()
+    assert len(builds) == 1
+
+
+def test_a_second_opening_uses_the_cache_beside_the_shard(shard, builds):
+    first, second = open_index(shard), open_index(shard)
+    assert builds == [shard]
+    assert files(first) == files(second)
+    np.testing.assert_array_equal(first.header_crcs, second.header_crcs)
+    found = sorted(os.listdir(Path(shard).parent))
+    assert found == ["00000.tar", "00000.tar.clipjax-index.npz"]
+
+
+def test_another_modification_time_rebuilds_the_index(shard, builds):
+    open_index(shard)
+    stat = os.stat(shard)
+    os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    open_index(shard)
+    assert len(builds) == 2
+
+
+def test_another_size_rebuilds_the_index_though_the_time_is_the_same(shard, builds):
+    stat = os.stat(shard)
+    open_index(shard)
+    write(shard, samples(20))
+    os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert len(open_index(shard)) == 20
+    assert len(builds) == 2
+
+
+def test_the_cache_goes_where_it_is_told(shard, tmp_path, builds):
+    for _ in range(2):
+        open_index(shard, str(tmp_path / "deep" / "indexes"))
+    assert len(builds) == 1
+    assert len(list((tmp_path / "deep" / "indexes").iterdir())) == 1
+    assert [p.name for p in Path(shard).parent.glob("0*")] == ["00000.tar"]
+
+
+def refuse_files_in(folder, monkeypatch):
+    """Makes a folder read-only, also for root."""
+    make = tempfile.NamedTemporaryFile
+
+    def guarded(*args, **kwargs):
+        if str(kwargs["dir"]) == str(folder):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return make(*args, **kwargs)
+
+    monkeypatch.setattr(tar_index.tempfile, "NamedTemporaryFile", guarded)
+
+
+def test_in_a_read_only_folder_the_users_cache_directory_serves(
+    shard, tmp_path, monkeypatch, builds
+):
+    refuse_files_in(Path(shard).parent, monkeypatch)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    expected = files(open_index(shard))
+    assert files(open_index(shard)) == expected
+    assert len(builds) == 1
+    assert len(list((tmp_path / "cache" / "clipjax" / "indexes").iterdir())) == 1
+    assert os.listdir(Path(shard).parent).count("00000.tar.clipjax-index.npz") == 0
+
+
+def test_without_any_writable_place_the_index_is_built_each_time(
+    shard, tmp_path, monkeypatch, builds
+):
+    (tmp_path / "file").write_text("")
+    for _ in range(2):
+        assert len(open_index(shard, str(tmp_path / "file"))) == 5
+    assert len(builds) == 2
+
+
+def test_two_shards_of_one_name_share_no_index_in_a_common_directory(tmp_path):
+    paths = []
+    for count in (2, 3):
+        (tmp_path / str(count)).mkdir()
+        paths.append(write(tmp_path / str(count) / "00000.tar", samples(count)))
+        os.utime(paths[-1], (1000, 1000))
+    indexes = str(tmp_path / "indexes")
+    assert [len(open_index(p, indexes)) for p in paths * 2] == [2, 3, 2, 3]
+
+
+def test_a_damaged_cache_is_never_believed(shard):
+    """Each of 400 flipped bytes, and each of 40 cuts, gives the true index."""
+    truth = open_index(shard)
+    cache = Path(shard + ".clipjax-index.npz")
+    whole = cache.read_bytes()
+    rng = random.Random(0)
+    broken = [whole[: rng.randrange(len(whole))] for _ in range(40)] + [b"", b"text"]
+    for _ in range(400):
+        flipped = bytearray(whole)
+        flipped[rng.randrange(len(whole))] ^= rng.randrange(1, 256)
+        broken.append(bytes(flipped))
+    for data in broken:
+        cache.write_bytes(data)
+        index = open_index(shard)
+        assert files(index) == files(truth)
+        assert index.digest() == truth.digest()
+
+
+def the_error(path, tmp_path):
+    with pytest.raises(UserError) as caught:
+        TarShards([path], index_dir=str(tmp_path / "indexes"))
+    message = str(caught.value)
+    assert path in message
+    return message
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    message = the_error(str(tmp_path / "none.tar"), tmp_path)
+    assert "No such file" in message
+    assert "data.shards" in message
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"<html>not found</html>", b"x" * 20_000, b"\x1f\x8b" + b"z" * 3000]
+)
+def test_what_is_not_a_tar_is_named(tmp_path, data):
+    (tmp_path / "x.tar").write_bytes(data)
+    message = the_error(str(tmp_path / "x.tar"), tmp_path)
+    assert "cannot be read as a tar shard" in message
+    assert "make it again" in message
+
+
+def test_a_folder_is_no_shard(tmp_path):
+    assert "cannot be read" in the_error(str(tmp_path), tmp_path)
+
+
+def test_an_empty_tar_has_no_complete_sample(tmp_path):
+    message = the_error(write(tmp_path / "x.tar", []), tmp_path)
+    assert "no complete sample" in message
+    assert ".txt" in message
+
+
+def test_an_empty_tar_beside_others_adds_nothing(tmp_path, shard):
+    empty = write(tmp_path / "x.tar", [])
+    for _ in range(2):
+        assert len(TarShards([empty, shard])) == 5
+
+
+@pytest.mark.parametrize("again", ["0001.png", "0001.PNG"])
+def test_two_files_of_one_name_are_refused(tmp_path, again):
+    path = write(tmp_path / "x.tar", [*samples(3), (again, b"other")])
+    message = the_error(path, tmp_path)
+    assert f"{again!r} occurs twice" in message
+    assert "distinct keys" in message
+
+
+def test_sparse_files_are_refused(tmp_path):
+    """Their content lies in the tar in pieces, so one pread would give other bytes."""
+    path = Path(write(tmp_path / "x.tar", samples(2), tarfile.GNU_FORMAT))
+    data = bytearray(path.read_bytes())
+    data[156:157] = tarfile.GNUTYPE_SPARSE
+    set_checksum(data, 0)
+    path.write_bytes(data)
+    assert "sparse" in the_error(str(path), tmp_path)
+
+
+def test_a_negative_size_does_not_send_the_reader_in_circles(tmp_path):
+    """Of an unknown kind of file, which is passed over: two blocks back is its own header."""
+    path = Path(write(tmp_path / "x.tar", samples(2), tarfile.GNU_FORMAT))
+    data = bytearray(path.read_bytes())
+    data[124:136] = (-BLOCK).to_bytes(12, "big", signed=True)
+    data[156:157] = b"Z"
+    set_checksum(data, 0)
+    path.write_bytes(data)
+    assert "cannot be read as a tar shard" in the_error(str(path), tmp_path)
+
+
+def set_checksum(data, start):
+    header = bytearray(data[start : start + BLOCK])
+    header[148:156] = b" " * 8
+    data[start + 148 : start + 156] = b"%06o\0 " % sum(header)
+
+
+def last_byte(path):
+    """Where the content of the last file ends, and the block behind it."""
+    with tarfile.open(path) as tar:
+        last = tar.getmembers()[-1]
+    end = last.offset_data + last.size
+    return end, -(-end // BLOCK) * BLOCK
+
+
+@pytest.mark.parametrize("tar_format", FORMATS)
+def test_a_shard_cut_anywhere_is_an_error_unless_only_its_end_mark_suffers(tmp_path, tar_format):
+    name = "d/" * 60 + "{:04d}" if tar_format == tarfile.PAX_FORMAT else "{:04d}"
+    path = Path(write(tmp_path / "x.tar", samples(4, name), tar_format))
+    whole, expected = path.read_bytes(), files(open_index(str(path)))
+    _, mark = last_byte(path)
+    for cut in [*range(0, mark + 1, 128), mark - 1, mark + 1]:
+        path.write_bytes(whole[:cut])
+        if cut > mark:
+            assert files(open_index(str(path))) == expected
+        else:
+            message = the_error(str(path), tmp_path)
+            assert re.search("truncated|unexpected end|empty file|damaged|cannot be read", message)
+            assert "again" in message
+
+
+def test_a_cut_between_two_samples_is_called_truncated(tmp_path):
+    """tarfile reads such a shard without complaint: two samples would be lost in silence."""
+    path = Path(write(tmp_path / "x.tar", samples(4)))
+    with tarfile.open(path) as tar:
+        cut = tar.getmembers()[4].offset
+    path.write_bytes(path.read_bytes()[:cut])
+    with tarfile.open(path) as tar:
+        assert len(tar.getmembers()) == 4
+    assert "after 2 samples the end-of-archive mark is missing" in the_error(str(path), tmp_path)
+
+
+def header_bytes(path):
+    with tarfile.open(path) as tar:
+        spans = [(member.offset, member.offset_data) for member in tar]
+    return [i for first, end in spans for i in range(first, end)]
+
+
+@pytest.mark.parametrize("fill", [0, 255])
+def test_a_damaged_header_amid_the_archive_is_named(tmp_path, fill):
+    path = Path(write(tmp_path / "x.tar", samples(4)))
+    with tarfile.open(path) as tar:
+        start = tar.getmembers()[4].offset
+    data = bytearray(path.read_bytes())
+    data[start : start + BLOCK] = bytes([fill]) * BLOCK
+    path.write_bytes(data)
+    message = the_error(str(path), tmp_path)
+    assert f"damaged tar header near byte {start:,}" in message
+    assert "2 samples lie before it" in message
+    assert "make the shard again" in message
+
+
+@pytest.mark.parametrize("tar_format", FORMATS)
+def test_smashed_headers_never_give_fewer_samples_in_silence(tmp_path, tar_format):
+    """1 to 40 random header bytes: an error, or no sample less, and never another exception."""
+    name = "é/" * 40 + "{:04d}" if tar_format != tarfile.USTAR_FORMAT else "{:04d}"
+    path = Path(write(tmp_path / "x.tar", samples(4, name), tar_format))
+    whole, places = path.read_bytes(), header_bytes(path)
+    rng = random.Random(tar_format)
+    errors = 0
+    for trial in range(400):
+        data = bytearray(whole)
+        for _ in range(rng.choice([1, 1, 2, 40])):
+            data[rng.choice(places)] = rng.randrange(256)
+        path.write_bytes(data)
+        os.utime(path, (trial, trial))
+        try:
+            assert len(open_index(str(path), str(tmp_path / "indexes"))) >= 4
+        except UserError as error:
+            assert str(path) in str(error)  # noqa: PT017 - either outcome is right
+            errors += 1
+    assert 100 < errors < 400
+
+
+def test_headers_of_a_hostile_hand_give_an_error_or_an_index(tmp_path):
+    """Random fields under a valid checksum: negative and huge sizes, odd types, odd names."""
+    path = Path(write(tmp_path / "x.tar", samples(4), tarfile.GNU_FORMAT))
+    whole = path.read_bytes()
+    with tarfile.open(path) as tar:
+        starts = [member.offset for member in tar]
+    rng = random.Random(1)
+    fields = [(0, 100), (100, 108), (124, 136), (124, 125), (136, 148), (156, 157), (257, 265)]
+    for trial in range(600):
+        data = bytearray(whole)
+        start, (first, end) = rng.choice(starts), rng.choice(fields)
+        fill = rng.choice([rng.randbytes(end - first), b"\xff" * (end - first), b"\x80"])
+        data[start + first : start + first + len(fill)] = fill
+        set_checksum(data, start)
+        path.write_bytes(data)
+        os.utime(path, (trial, trial))
+        try:
+            index = open_index(str(path), str(tmp_path / "indexes"))
+        except UserError as error:
+            assert str(path) in str(error)  # noqa: PT017 - either outcome is right
+        else:
+            assert all(o >= BLOCK and o + s <= len(data) for o, s in files(index).values())

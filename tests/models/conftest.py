@@ -1,0 +1,140 @@
+"""Tiny towers, and the parts of a transformer in NumPy float64, written from the papers."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+from scipy.special import erf, expit
+
+from clipjax.config import ComputeConfig, ConvNetConfig, DualEncoderConfig, TextConfig, ViTConfig
+from clipjax.models import init_params
+
+
+def f64(x):
+    return np.asarray(x, np.float64)
+
+
+def gelu(x):
+    return x * (1 + erf(x / np.sqrt(2))) / 2
+
+
+def gelu_tanh(x):
+    return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def quick_gelu(x):
+    return x * expit(1.702 * x)
+
+
+def layer_norm(x, scale, bias, eps):
+    mean = x.mean(-1, keepdims=True)
+    variance = ((x - mean) ** 2).mean(-1, keepdims=True)
+    return (x - mean) / np.sqrt(variance + eps) * scale + bias
+
+
+def attend(query, key, value, *, causal=False):
+    """[queries, heads, dim] by [keys, heads, dim]: loops over heads, queries see what they may."""
+    out = np.empty_like(query)
+    for head in range(query.shape[1]):
+        for i, q in enumerate(query[:, head]):
+            seen = slice(0, i + 1 if causal else None)
+            scores = key[seen, head] @ q / np.sqrt(query.shape[2])
+            weights = np.exp(scores - scores.max())
+            out[i, head] = weights @ value[seen, head] / weights.sum()
+    return out
+
+
+def attention(x, params, *, causal):
+    """One example [tokens, width] through the fused projection, heads and output projection."""
+    qkv = np.einsum("td,dshe->tshe", x, params["qkv/kernel"]) + params["qkv/bias"]
+    mixed = attend(qkv[:, 0], qkv[:, 1], qkv[:, 2], causal=causal)
+    return np.einsum("the,hed->td", mixed, params["out/kernel"]) + params["out/bias"]
+
+
+def block(x, params, *, causal, activation, eps):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    y = layer_norm(x, params["ln_1/scale"], params["ln_1/bias"], eps)
+    x = x + attention(y, within(params, "attn/"), causal=causal)
+    y = layer_norm(x, params["ln_2/scale"], params["ln_2/bias"], eps)
+    y = activation(y @ params["mlp/fc1/kernel"] + params["mlp/fc1/bias"])
+    return x + y @ params["mlp/fc2/kernel"] + params["mlp/fc2/bias"]
+
+
+def within(params, prefix):
+    """The parameters below a prefix, in float64, by the rest of their names."""
+    return {k[len(prefix) :]: f64(v) for k, v in params.items() if k.startswith(prefix)}
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """The float64 functions of this file."""
+    return types.SimpleNamespace(
+        f64=f64,
+        layer_norm=layer_norm,
+        attend=attend,
+        attention=attention,
+        block=block,
+        within=within,
+        activations={"gelu": gelu, "gelu_tanh": gelu_tanh, "quick_gelu": quick_gelu},
+    )
+
+
+def tiny_vit(**fields):
+    return ViTConfig(
+        **(dict(image_size=12, patch_size=4, width=16, depth=2, num_heads=2, mlp_dim=24) | fields)
+    )
+
+
+def tiny_text(**fields):
+    return TextConfig(
+        **(
+            dict(vocab_size=20, context_length=6, width=16, depth=2, num_heads=2, mlp_dim=24)
+            | fields
+        )
+    )
+
+
+def tiny_convnet(**fields):
+    return ConvNetConfig(**(dict(image_size=16, widths=(4, 8, 12), depths=(1, 2, 1)) | fields))
+
+
+def tiny_model(image=None, text=None, compute=None, **fields):
+    return DualEncoderConfig(
+        image=image or tiny_vit(),
+        text=text or tiny_text(),
+        compute=ComputeConfig(**(compute or {})),
+        **({"embed_dim": 8} | fields),
+    )
+
+
+def moved_params(config, seed=0, size=0.3):
+    """Initial parameters plus noise: zeros of biases and ones of gains would hide mistakes."""
+    params = jax.jit(init_params, static_argnums=(0, 1))(config, seed)
+    rng = np.random.default_rng(seed)
+    return {
+        name: p + (size * rng.normal(size=p.shape)).astype(np.float32)
+        for name, p in sorted(params.items())
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Makers of tiny configs (vit, text, convnet, model), parameters, images and tokens."""
+
+    def images(count=3, side=12, seed=0):
+        rng = np.random.default_rng(seed)
+        return rng.integers(0, 256, (count, side, side, 3)).astype(np.uint8)
+
+    def tokens(*rows):
+        return np.asarray(rows, np.int32)
+
+    return types.SimpleNamespace(
+        vit=tiny_vit,
+        text=tiny_text,
+        convnet=tiny_convnet,
+        model=tiny_model,
+        params=moved_params,
+        images=images,
+        tokens=tokens,
+    )

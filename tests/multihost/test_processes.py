@@ -1,0 +1,164 @@
+"""Several real processes act as one, and fail as one."""
+
+import json
+import signal
+import time
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
+
+# Quick to find a hang: a step of the tiny run takes milliseconds.
+_STEPS = ["--config.log.every_steps=1", "--config.evals.tasks.pairs.kind=retrieval"]
+_LONG = ["--config.num_steps=100000", "--config.log.every_steps=50"]
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory, clipjax_command, config_file):
+    """The run on four devices in one process."""
+    workdir = tmp_path_factory.mktemp("one")
+    done = clipjax_command(
+        "train", f"--config={config_file}", f"--workdir={workdir}", *_STEPS, devices=4
+    )
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+@pytest.mark.parametrize("num_processes", [2, 4])
+def test_losses_and_scores_equal_those_of_one_process(
+    launch, losses_of, one_process, tmp_path, num_processes
+):
+    run = launch(tmp_path / "run", *_STEPS, num_processes=num_processes)
+    assert run.wait() == [0] * num_processes, run.text(0)
+    ours, expected = losses_of(tmp_path / "run"), losses_of(one_process)
+    assert list(ours) == list(expected) == list(range(1, 13))
+    np.testing.assert_allclose(list(ours.values()), list(expected.values()), rtol=1e-5)
+    ours, expected = (
+        json.loads((w / "results.json").read_text())["tasks"] for w in (tmp_path / "run", one_process)
+    )
+    for task, scores in expected.items():
+        for metric, score in scores.items():
+            assert ours[task][metric]["samples"] == score["samples"]
+            # One of 64 samples may fall on the other side of a near-tie.
+            assert abs(ours[task][metric]["value"] - score["value"]) <= 1 / 64
+
+
+def test_a_run_resumes_with_another_number_of_processes(launch, losses_of, one_process, tmp_path):
+    first = launch(tmp_path / "run", *_STEPS, "--config.num_steps=8", num_processes=2)
+    assert first.wait() == [0, 0], first.text(0)
+    # The schedule depends on num_steps, so only the steps up to 8 could be compared with it; from
+    # there on the run with four processes must equal the run with one.
+    flags = [*_STEPS, "--config.num_steps=12"]
+    other = tmp_path / "copy"
+    import shutil
+
+    shutil.copytree(tmp_path / "run", other)
+    four, one = launch(tmp_path / "run", *flags, num_processes=4), None
+    assert four.wait() == [0] * 4, four.text(0)
+    one = launch(other, *flags, num_processes=1)
+    assert one.wait() == [0], one.text(0)
+    ours, expected = losses_of(tmp_path / "run"), losses_of(other)
+    assert list(ours) == list(expected) == list(range(1, 13))
+    np.testing.assert_allclose(list(ours.values()), list(expected.values()), rtol=1e-5)
+
+
+def test_a_killed_process_ends_the_others_within_ten_seconds(launch, tmp_path):
+    run = launch(tmp_path / "run", *_LONG, num_processes=2)
+    run.wait_for(0, "step 50/")
+    run.signal(1)
+    killed = time.monotonic()
+    statuses = run.wait(30)
+    assert time.monotonic() - killed < 10
+    assert statuses == [75, -signal.SIGKILL]
+    assert "process 1 died" in run.text(0)
+
+
+def test_a_killed_first_process_ends_the_others_within_ten_seconds(launch, tmp_path):
+    run = launch(tmp_path / "run", *_LONG, num_processes=2)
+    run.wait_for(0, "step 50/")
+    run.signal(0)
+    killed = time.monotonic()
+    run.wait(30)
+    assert time.monotonic() - killed < 10
+    assert "process 0 died" in run.text(1)
+
+
+def test_a_stopped_process_is_named_after_the_limit(launch, tmp_path):
+    run = launch(tmp_path / "run", *_LONG, "--config.watchdog.step_seconds=5", num_processes=2)
+    run.wait_for(0, "step 50/")
+    run.signal(1, signal.SIGSTOP)
+    stopped = time.monotonic()
+    assert run.processes[0].wait(60) == 75
+    assert 4 < time.monotonic() - stopped < 30
+    assert "process 1: no progress" in run.text(0)
+
+
+_FAILING = """
+import os, sys, time
+import clipjax.data.pairs as pairs
+fill = pairs.TrainingPairs._fill
+
+def broken(self, sample, example, row):
+    if sample > 1000 and "--process_id=1" in sys.argv:
+        {what}
+    return fill(self, sample, example, row)
+
+pairs.TrainingPairs._fill = broken
+from clipjax.cli.main import main
+main(["train", *sys.argv[1:]])
+"""
+
+
+def test_a_process_that_raises_ends_the_others_within_ten_seconds(launch, tmp_path):
+    script = tmp_path / "raises.py"
+    script.write_text(_FAILING.format(what="raise RuntimeError('disk on fire')"))
+    run = launch(tmp_path / "run", *_LONG, num_processes=2, script=script)
+    # Both must be over within ten seconds of the first one's end.
+    end = time.monotonic() + 120
+    while all(p.poll() is None for p in run.processes) and time.monotonic() < end:
+        time.sleep(0.02)
+    first = time.monotonic()
+    assert run.wait(30) == [1, 1]
+    assert time.monotonic() - first < 10
+    for process in (0, 1):
+        assert "disk on fire" in run.text(process)
+    assert "process 1 failed" in run.text(0)
+
+
+def test_a_process_stuck_in_its_input_is_named_after_the_limit(launch, tmp_path):
+    script = tmp_path / "hangs.py"
+    script.write_text(_FAILING.format(what="time.sleep(1000)"))
+    run = launch(
+        tmp_path / "run",
+        *_LONG,
+        "--config.watchdog.step_seconds=5",
+        num_processes=2,
+        script=script,
+    )
+    assert run.wait(120) == [75, 75]
+    for process in (0, 1):
+        assert "process 1: no progress" in run.text(process)
+        assert "'input'" in run.text(process)
+
+
+def test_sigterm_to_one_process_saves_and_all_exit_with_75(launch, losses_of, tmp_path):
+    flags = ["--config.num_steps=100000", "--config.log.every_steps=10"]
+    run = launch(tmp_path / "run", *flags, num_processes=2)
+    run.wait_for(0, "step 50/")
+    run.signal(1, signal.SIGTERM)
+    assert run.wait(60) == [75, 75], run.text(0)
+    assert "asked to stop (SIGTERM)" in run.text(0)
+    saved = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
+    assert (saved / "manifest.json").is_file()
+    again = launch(tmp_path / "run", *flags, num_processes=2)
+    again.wait_for(0, f"resumed at step {int(saved.name):,}")
+
+
+def test_processes_with_different_configs_are_refused(launch, tmp_path):
+    run = launch(
+        tmp_path / "run", num_processes=2, process_flags={1: ["--config.optim.weight_decay=0.3"]}
+    )
+    assert 0 not in run.wait(60)
+    assert "process 1 has another config" in run.text(1)
+    assert "process 1" in run.text(0)

@@ -1,0 +1,76 @@
+"""A tiny training step on any mesh, and batches of random pairs."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from clipjax.core.mesh import make_mesh
+from clipjax.losses import make_loss
+from clipjax.optim import make_optimizer
+from clipjax.train.setup import batch_spec
+from clipjax.train.state import abstract_state, init_state
+from clipjax.train.step import compile_step, make_train_step
+
+
+@pytest.fixture(scope="session")
+def step_config(tiny_config, replace_in):
+    """`tiny_config` for 20 steps."""
+    return replace_in(tiny_config, "num_steps", 20)
+
+
+@pytest.fixture(scope="session")
+def make_trainer():
+    """Returns init(), step(state, batch) and batch(k) of a config, on one device or a mesh.
+
+    `compiled` is the jitted step itself, `like` and `spec` describe its arguments.
+    """
+
+    def make(config, mesh=None, loss=None):
+        mesh = mesh or make_mesh(config.mesh, num_devices=1)
+        optimizer = make_optimizer(config.optim, config.num_steps)
+        spec = batch_spec(config, mesh)
+        like = abstract_state(config, optimizer, mesh)
+        places = jax.tree.map(lambda leaf: leaf.sharding, like)
+        loss = loss or make_loss(config.loss.kind, mesh)
+        compiled = compile_step(make_train_step(config, optimizer, loss), like, spec)
+
+        def step(state, batch):
+            with jax.set_mesh(mesh):
+                return compiled(state, batch)
+
+        def batch(number):
+            rng = np.random.default_rng(number)
+            images = rng.integers(0, 256, spec["images"].shape).astype(spec["images"].dtype)
+            tokens = rng.integers(0, config.model.text.vocab_size, spec["tokens"].shape)
+            tokens[:, -1] = config.model.text.vocab_size - 1
+            arrays = {"images": images, "tokens": tokens.astype(np.int32)}
+            return {k: jax.device_put(v, spec[k].sharding) for k, v in arrays.items()}
+
+        return types.SimpleNamespace(
+            mesh=mesh,
+            config=config,
+            like=like,
+            spec=spec,
+            batch=batch,
+            step=step,
+            compiled=compiled,
+            init=lambda: jax.jit(lambda: init_state(config, optimizer), out_shardings=places)(),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def losses_of():
+    """Runs a trainer: (state, losses) after steps on batch(0), batch(1), ..."""
+
+    def run(trainer, steps):
+        state, losses = trainer.init(), []
+        for number in range(steps):
+            state, metrics = trainer.step(state, trainer.batch(number))
+            losses.append(float(metrics["train/loss"]))
+        return state, losses
+
+    return run
