@@ -2,8 +2,8 @@
 
 The constants of the benchmark's scale: Gadre et al. 2023, https://arxiv.org/abs/2304.14108, table 1
 and appendix on training (learning rate 5e-4, 500 warm-up steps, weight decay 0.2). About 5.7e17
-FLOP. Deviation: every pair once an epoch in a fixed order instead of drawing with replacement, and a
-BPE trained on the run's own captions.
+FLOP. Deviation: every pair once an epoch in a fixed order instead of drawing with replacement, and
+a BPE trained on the run's own captions.
 
 Set --config.data.root to where the shards of the pool lie.
 """

@@ -1,7 +1,7 @@
 """SigLIP ViT-B/16: the sigmoid loss, 32,768 pairs a step; --config configs/siglip.py:NAME.
 
 Zhai et al. 2023, section 4: learning rate 1e-3, weight decay 1e-4, beta2 0.95, scale 10 and bias
--10 at the start. Deviation: AdamW instead of Adafactor, and a BPE trained on the run's own captions.
+-10 at the start. Deviation: AdamW instead of Adafactor, a BPE trained on the run's own captions.
 
 Set --config.data.root and --config.data.shards to your WebDataset shards.
 """

@@ -51,8 +51,20 @@ step "data"
 data=emoji config=configs/quickstart.py
 status=0
 run "$venv/bin/clipjax" data emoji --out data/emoji || status=$?
+reason="emoji cannot be drawn here (see above)"
+if [[ $status -eq 0 ]] && ! dry_run; then
+  # Without Unicode's lists and the font of line drawings, some of what is scored is missing.
+  for part in combination concept style groups; do
+    if [[ ! -d data/emoji/$part ]]; then
+      reason="data/emoji has no $part, since some of these are missing: ${EMOJI_PACKAGES[*]}"
+      reason+=" (with them: remove data/emoji and start again)"
+      status=1
+      break
+    fi
+  done
+fi
 if [[ $status -eq 1 ]]; then
-  say "  emoji cannot be drawn here (see above); taking handwritten digits instead"
+  say "  $reason; taking handwritten digits instead"
   data=digits config=configs/quickstart_digits.py
   status=0
   run "$venv/bin/clipjax" data digits --out data/digits || status=$?

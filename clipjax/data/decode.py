@@ -55,19 +55,24 @@ def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         _check_pixels(image.width, image.height, max_pixels)
-        if image.mode.startswith("I;16"):  # Pillow would clip to 255: all white
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-            image = Image.alpha_composite(white, image)
-        return np.asarray(image.convert("RGB"))
+        return on_white(image)
     except BadSampleError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadSampleError("too large", str(error)) from error
     except Exception as error:  # Pillow raises a dozen kinds on damaged files
         raise BadSampleError("damaged", f"{type(error).__name__}: {error}") from error
+
+
+def on_white(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns the pixels of a Pillow image of any mode; what is transparent shows white."""
+    if image.mode.startswith("I;16"):  # Pillow would clip to 255: all white
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return np.asarray(image.convert("RGB"))
 
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:

@@ -374,11 +374,12 @@ def _samples(pairs: _Drawn, style: str, groups: Sequence[str]) -> Iterator[Sampl
 
 
 def _captions(one: Emoji) -> list[str]:
-    """Returns the name; the name with keywords; and, where there are groups, the name in its own."""
+    """Returns the name, the name with keywords, and the groups where there are some."""
     further = [word for word in one.keywords if not _words(word) <= _words(one.name)]
     captions = [one.name, ", ".join([one.name, *further])]
     if one.group:
-        captions.append(", ".join([one.name, _readable(one.subgroup or ""), _readable(one.group)]))
+        groups = f"{_readable(one.subgroup or '')}, {_readable(one.group)}"
+        captions += [f"{one.name}, {groups}", groups]
     return captions
 
 

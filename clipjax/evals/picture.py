@@ -46,7 +46,7 @@ def draw_retrieval(task: Retrieval, encode: Encoders, side: int) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     font, small = ImageFont.load_default(15), ImageFont.load_default(13)
     draw.text((8, 10), f"nearest of {len(texts):,} captions; green is right", "black", font)
-    for i, example in enumerate(chosen):
+    for i, example in enumerate(map(int, chosen)):
         left = i % columns * (_CELL + _TEXT_WIDTH)
         top = 40 + i // columns * _CELL
         pixels = np.empty((side, side, 3), np.uint8)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from clipjax.config import DualEncoderConfig, MeshConfig, TrainConfig, UserError
 from clipjax.core.checkpoint import CheckpointReader, find_checkpoints
 from clipjax.core.mesh import make_mesh
 from clipjax.core.partition import tree_shardings
-from clipjax.data.decode import BadSampleError, decode_image, resize_exact
+from clipjax.data.decode import BadSampleError, decode_image, on_white, resize_exact
 from clipjax.data.tokenizers import Tokenizer, tokenizer_from_json
 from clipjax.inference.encoder import Encoder
 from clipjax.models import init_params, param_axes
@@ -50,12 +50,12 @@ class Model:
         count = sum(p.size for p in self.params.values())
         return f"clipjax.Model({count / 1e6:.2f} M parameters, step {self.step})"
 
-    def encode_image(self, images: ImageLike | Sequence[ImageLike]) -> Embeds:
+    def encode_image(self, images: ImageLike | Iterable[ImageLike]) -> Embeds:
         """Returns unit vectors, float32, one a picture.
 
         Args:
-            images: a path, encoded bytes, PIL image or uint8 array [height, width, 3], or a
-                sequence of them, or one uint8 array [batch, height, width, 3]. The central square
+            images: a path, encoded bytes, PIL image or uint8 array [height, width, 3], or any
+                number of them, or one uint8 array [batch, height, width, 3]. The central square
                 is resized to what the model was trained on.
 
         Raises:
@@ -72,7 +72,7 @@ class Model:
         return self.encoder.texts(self.params, [texts] if isinstance(texts, str) else list(texts))
 
     def similarity(
-        self, images: ImageLike | Sequence[ImageLike], texts: str | Sequence[str]
+        self, images: ImageLike | Iterable[ImageLike], texts: str | Sequence[str]
     ) -> Float[np.ndarray, "images texts"]:
         """Returns the cosine of every image with every text."""
         return self.encode_image(images) @ self.encode_text(texts).T
@@ -107,7 +107,7 @@ def _pixels(image: ImageLike, index: int) -> np.ndarray:
                 )
             return image
         if isinstance(image, Image.Image):
-            return np.asarray(image.convert("RGB"))
+            return on_white(image)
         if isinstance(image, bytes):
             return decode_image(image, _MAX_PIXELS)
         with open(image, "rb") as file:
@@ -132,11 +132,8 @@ def load(
     """
     reader, step = pick_checkpoint(directory, step)
     config = checkpoint_config(reader, step)
-    mesh = (
-        make_mesh(MeshConfig(), num_devices=1)
-        if jax.process_count() == 1
-        else make_mesh(config.mesh)
-    )
+    one = jax.process_count() == 1 and not all_devices
+    mesh = make_mesh(MeshConfig(), num_devices=1 if one else None)
     tokenizer = tokenizer_from_json(json.loads(reader.read(step, "tokenizer.json")))
     encoder = Encoder(
         config.model, tokenizer, mesh, batch_size=config.evals.batch_size if all_devices else 32

@@ -144,10 +144,6 @@ class Loop:
                 if step % config.log.every_steps == 0 or step == last:
                     self._log(step, metrics)
                 self._poll_save()
-                for action in self._actions.due(step, last):
-                    self._lifeline.phase("evaluate", limits.evaluate_seconds, step)
-                    action(step, state)
-                    self._meter.restart(step)
                 preempted = step < last and preemption.asked(step)
                 if self._save_due(step, last) or preempted:
                     self._save(step, state, must=preempted or step == last)
@@ -156,6 +152,10 @@ class Loop:
                         f"asked to stop (SIGTERM) at step {step:,} of {last:,}: the state is "
                         "saved. Run the same command again to go on."
                     )
+                for action in self._actions.due(step, last):
+                    self._lifeline.phase("evaluate", limits.evaluate_seconds, step)
+                    action(step, state)
+                    self._meter.restart(step)
         finally:
             preemption.close()
         return state

@@ -121,6 +121,10 @@ MISTAKES = {
         {"num_steps": True},
         "config.num_steps=True: expected int, found bool.",
     ),
+    "a bool for a float": (
+        {"optim": {"eps": True}},
+        "config.optim.eps=True: expected float, found bool.",
+    ),
     "a number for a bool": (
         {"log": {"tensorboard": 1}},
         "config.log.tensorboard=1: expected bool, found int.",

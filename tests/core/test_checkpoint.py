@@ -338,12 +338,7 @@ def test_a_failed_save_is_told_and_leaves_the_older_checkpoint(writer, monkeypat
     with monkeypatch.context() as patch:
         fail_with(patch, where)
         with pytest.raises(SaveError, match=r"step 2 could not be written: .*No space left"):
-            save(
-                made,
-                2,
-                {"x": jnp.ones(3)},
-                made.wait if how == "wait" else lambda: poll_until(made),
-            )
+            save(made, 2, {"x": jnp.ones(3)}, finish)
         assert made.poll() is None  # told once
         assert [entry.name for entry in made.directory.iterdir()] == ["00000001"]
     assert made.newest_verified() == 1

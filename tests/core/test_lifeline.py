@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -103,6 +104,10 @@ def start(make_child_env):
             for process in run.processes:
                 stack.callback(process.__exit__, None, None, None)
                 stack.callback(process.kill)
+                # So that no read of its output waits for ever.
+                guard = threading.Timer(2 * PATIENCE_SECONDS, process.kill)
+                guard.start()
+                stack.callback(guard.cancel)
             if ready:
                 run.wait_until_ready()
             return run

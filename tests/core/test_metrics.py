@@ -48,6 +48,13 @@ def test_a_resumed_run_forgets_the_steps_that_it_repeats(tmp_path):
     assert [row["step"] for row in rows(path)] == [2, 4, 6, 8, 10]
 
 
+def test_forgotten_steps_are_gone_before_the_next_write(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write(path, [2, 4, 6, 8])
+    write(path, [], resume_step=4)
+    assert [row["step"] for row in rows(path)] == [2, 4]
+
+
 def test_resuming_at_the_last_step_keeps_all(tmp_path):
     path = tmp_path / "metrics.jsonl"
     write(path, [2, 4])

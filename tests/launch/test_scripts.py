@@ -155,13 +155,9 @@ def test_slurm_queues_a_saved_run_again(tree: Path, tmp_path: Path, status: int,
         tree, "launch/slurm_gpu.sh", "configs/quickstart.py", "--workdir=/shared/a", **cluster
     )
     assert done.returncode == status
-    assert (
-        (tmp_path / "bin/srun.txt")
-        .read_text()
-        .rstrip()
-        .endswith(
-            "-m clipjax.cli.train --config=configs/quickstart.py --coordinator=auto --workdir=/shared/a"
-        )
+    command = (tmp_path / "bin/srun.txt").read_text().rstrip()
+    assert command.endswith(
+        "-m clipjax.cli.train --config=configs/quickstart.py --coordinator=auto --workdir=/shared/a"
     )
     note = tmp_path / "bin/scontrol.txt"
     assert (note.read_text() == "requeue 7\n") if requeued else not note.exists()
@@ -346,7 +342,11 @@ _FAKE_CLIPJAX = """\
 #!/bin/bash
 echo "$*" >> {bin}/log
 case "$1 $2" in
-  "data emoji") name=emoji ;;
+  "data emoji")
+    name=emoji
+    mkdir -p data/emoji/{{combination,concept,groups}}
+    [[ -e {bin}/no-drawings ]] || mkdir -p data/emoji/style
+    ;;
   train*)
     name=train
     for a in "$@"; do [[ $a != --workdir=* ]] || mkdir -p "${{a#*=}}"; done
@@ -419,6 +419,15 @@ def test_quickstart_without_emoji_takes_digits_and_says_so(quickstart: Quickstar
         "--config=configs/quickstart_digits.py --workdir=runs/quickstart-digits"
         in (commands["train"])
     )
+
+
+def test_quickstart_takes_digits_where_emoji_lack_a_split_that_is_scored(quickstart: Quickstart):
+    quickstart.set("no-drawings")
+    done = quickstart.start()
+    assert done.returncode == 0, done.stderr
+    assert "data/emoji has no style" in done.stderr
+    assert "fonts-symbola" in done.stderr
+    assert "data digits" in quickstart.commands()
 
 
 @pytest.mark.parametrize(("status", "again"), [(1, False), (2, False), (75, True)])

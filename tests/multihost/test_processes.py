@@ -35,7 +35,8 @@ def test_losses_and_scores_equal_those_of_one_process(
     assert list(ours) == list(expected) == list(range(1, 13))
     np.testing.assert_allclose(list(ours.values()), list(expected.values()), rtol=1e-5)
     ours, expected = (
-        json.loads((w / "results.json").read_text())["tasks"] for w in (tmp_path / "run", one_process)
+        json.loads((w / "results.json").read_text())["tasks"]
+        for w in (tmp_path / "run", one_process)
     )
     for task, scores in expected.items():
         for metric, score in scores.items():

@@ -1,5 +1,6 @@
 """Runs that are killed, stopped, damaged and started again, as real processes."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -25,7 +26,7 @@ _STEPS = 40
 
 @pytest.fixture(scope="module")
 def train(config_file, make_child_env, tmp_path_factory):
-    """Starts `clipjax train` for 40 steps on one device; returns the process and its output file."""
+    """Starts `clipjax train` for 40 steps on one device; returns the process and its output."""
 
     def start(workdir, *flags):
         output = tmp_path_factory.mktemp("output") / "log"
@@ -88,7 +89,7 @@ def test_a_run_killed_again_and_again_ends_bit_identical(
         process, output = train(tmp_path)
         target = chance.randrange(5, 20)
         while process.poll() is None:
-            # Killed at a random step after it has begun to learn, in the middle of whatever it does.
+            # Killed at a random step after it has begun to learn, whatever it is doing.
             if output.read_text().count("\nstep ") >= target:
                 time.sleep(chance.random() * 0.05)
                 process.kill()
@@ -204,10 +205,8 @@ def test_a_full_disk_costs_no_checkpoint_and_is_said(train, tmp_path):
         while "saved" not in output.read_text():
             assert process.poll() is None, output.read_text()
             time.sleep(0.01)
-        try:
+        with contextlib.suppress(OSError):
             (disk / "ballast").write_bytes(b"x" * (8 << 20))
-        except OSError:
-            pass
         assert process.wait(200) == 1
         text = output.read_text()
         assert "warning: not saved" in text
