@@ -14,6 +14,7 @@ from clipjax.config import (
     DualEncoderConfig,
     EvalsConfig,
     LogConfig,
+    LossConfig,
     OptimConfig,
     TaskConfig,
     TextConfig,
@@ -27,7 +28,11 @@ def get_config() -> ml_collections.ConfigDict:
         TrainConfig(
             num_steps=300,
             model=DualEncoderConfig(
-                image=ConvNetConfig(activation="quick_gelu"),
+                image=ConvNetConfig(
+                    widths=(32, 64, 128, 256, 256),
+                    depths=(0, 1, 1, 0, 0),
+                    activation="quick_gelu",
+                ),
                 text=TextConfig(
                     vocab_size=2048,
                     context_length=16,
@@ -44,11 +49,12 @@ def get_config() -> ml_collections.ConfigDict:
                 shards="train/*.tar",
                 caption="json.captions",
                 global_batch_size=256,
-                crop_scale=(0.8, 1.0),
+                crop_scale=(0.7, 1.0),
             ),
-            augment=AugmentConfig(colour=0.2, noise=0.05),
+            augment=AugmentConfig(flip=0.5, colour=0.2, noise=0.05),
+            loss=LossConfig(equal_captions=True),
             optim=OptimConfig(
-                peak_learning_rate=2e-3, warmup_steps=30, weight_decay=0.1, ema_decay=0.98
+                peak_learning_rate=2.5e-3, warmup_steps=30, weight_decay=0.2, ema_decay=0.98
             ),
             checkpoint=CheckpointConfig(every_steps=100),
             evals=EvalsConfig(

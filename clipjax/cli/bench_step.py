@@ -76,10 +76,12 @@ def step_figures(
     if reports[OURS]["parameters"] != reports[rival]["parameters"]:
         raise UserError(f"the models differ: {reports}")
     ratios = [row[OURS] / row[rival] for row in rows]
+    cpu_ratios = [row[f"{OURS}_cpu"] / row[f"{rival}_cpu"] for row in rows]
     low, high = median_interval(ratios)
     figures = {
         "ratio": statistics.median(ratios),
         "ratio_interval": [low, high],
+        "cpu_ratio": statistics.median(cpu_ratios),
         "median_seconds": {n: statistics.median(row[n] for row in rows) for n in reports},
         "rows": rows,
         "idle_cpu_share": idle,
@@ -109,6 +111,7 @@ def take_turns(
             answer = runs.ask("step")
             after = waits.cpu_seconds()
             row[runs.name] = answer["seconds"]
+            row[f"{runs.name}_cpu"] = answer["cpu_seconds"]
             row[f"{runs.name}_loss"] = answer["loss"]
             if before is not None and after is not None:
                 idle.append((after - before) / answer["seconds"])
@@ -142,7 +145,7 @@ def _print(figures: dict[str, Any], rival: str) -> None:
     print(
         f"median {OURS} {1e3 * medians[OURS]:.0f} ms, {rival} {1e3 * medians[rival]:.0f} ms\n"
         f"ratio {OURS} / {rival} {figures['ratio']:.3f} (95 % interval {low:.3f} to {high:.3f}, "
-        f"{figures['rounds']} rounds)\n"
+        f"{figures['rounds']} rounds), of CPU time {figures['cpu_ratio']:.3f}\n"
         f"entries in the jit cache {figures['jit_cache_entries']}; "
         f"{figures['parameters']:,} parameters each; {'; '.join(figures['versions'])}"
     )

@@ -2,10 +2,8 @@
 
 import argparse
 import difflib
-import functools
 import importlib.util
 import json
-import operator
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,7 +78,9 @@ def apply_overrides(config: ml_collections.ConfigDict, overrides: Sequence[str])
         raise UsageError(_first_line(error)) from error
     for name in emptied:
         *sections, field = name.removeprefix("--config.").split(".")
-        section = functools.reduce(operator.getitem, sections, config)
+        section: Any = config
+        for name_of_section in sections:
+            section = section[name_of_section]
         with section.ignore_type():
             section[field] = None
     return from_config_dict(TrainConfig, config)

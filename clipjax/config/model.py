@@ -91,7 +91,7 @@ class ConvNetConfig:
         image_size: side of the square input in pixels.
         stem_stride: stride of the first convolution.
         widths: channels of each stage; every stage after the first halves the resolution.
-        depths: residual blocks of each stage.
+        depths: residual blocks of each stage; 0 for nothing but the halving.
     """
 
     kind: Literal["convnet"] = "convnet"
@@ -107,8 +107,9 @@ class ConvNetConfig:
             image_size=self.image_size,
             stem_stride=self.stem_stride,
             widths=self.widths,
-            depths=self.depths,
         )
+        if min(self.depths, default=0) < 0:
+            raise ValueError(f"depths={self.depths} must not be negative")
         if len(self.widths) != len(self.depths):
             raise ValueError(f"widths={self.widths} and depths={self.depths} differ in length")
         shrink = self.stem_stride * 2 ** (len(self.widths) - 1)

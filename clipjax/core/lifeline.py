@@ -57,6 +57,7 @@ class Lifeline:
         self._to_zero: socket.socket | None = None
         self._token = ""
         self._closing = threading.Event()
+        self._ending = False
 
     def listen(self, host: str) -> tuple[int, str]:
         """Opens process 0's end; returns the port and the token that the others must show."""
@@ -88,6 +89,8 @@ class Lifeline:
         """Tells the others that this process has failed; returns when they have been told."""
         what = f"process {self.process} failed: {message}"
         if self.process == 0:
+            with self._lock:
+                self._ending = True
             self._broadcast({"fatal": what, "status": status})
         elif self._to_zero is not None:
             self._send(self._to_zero, {"fatal": what, "status": status})
@@ -205,6 +208,10 @@ class Lifeline:
                 self._exit(f"process 0 has not answered for {silent:.0f} s", TRY_AGAIN)
 
     def _die(self, message: str, status: int) -> None:
+        with self._lock:
+            if self._ending:  # the others end because they were told to: that is no new cause
+                return
+            self._ending = True
         self._broadcast({"fatal": message, "status": status})
         self._exit(message, status)
 

@@ -374,12 +374,12 @@ def _samples(pairs: _Drawn, style: str, groups: Sequence[str]) -> Iterator[Sampl
 
 
 def _captions(one: Emoji) -> list[str]:
-    """Returns the name, the name with keywords, and the groups where there are some."""
+    """Returns the name, with keywords, with its groups; and the group alone, where there is one."""
     further = [word for word in one.keywords if not _words(word) <= _words(one.name)]
     captions = [one.name, ", ".join([one.name, *further])]
     if one.group:
-        groups = f"{_readable(one.subgroup or '')}, {_readable(one.group)}"
-        captions += [f"{one.name}, {groups}", groups]
+        placed = f"{one.name}, {_readable(one.subgroup or '')}"
+        captions += [placed, f"{placed}, {_readable(one.group)}", _readable(one.group)]
     return captions
 
 

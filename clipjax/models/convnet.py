@@ -57,15 +57,18 @@ class ConvNet(nnx.Module):
     ):
         self.dtype = jnp.dtype(compute.dtype)
         self.stem = _conv(3, config.widths[0], self.dtype, rngs, stride=config.stem_stride)
-        downs, stages = [], []
+        self.activation: Activation = config.activation
+        norms, downs, stages = [], [], []
         for i, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
             if i:
+                norms.append(layer_norm(config.widths[i - 1], config.norm_eps, self.dtype, rngs))
                 # Patches of 2 x 2: on CPU three times as fast as a strided 3 x 3 convolution.
                 downs.append(_conv(config.widths[i - 1], width, self.dtype, rngs, size=2, stride=2))
             stages.append(
                 nnx.List(ResidualBlock(width, config, self.dtype, rngs=rngs) for _ in range(depth))
             )
-        self.downs, self.stages = nnx.List(downs), nnx.List(stages)
+        self.norms, self.downs = nnx.List(norms), nnx.List(downs)
+        self.stages = nnx.List(stages)
         self.norm = layer_norm(config.widths[-1], config.norm_eps, self.dtype, rngs)
         self.project = nnx.Linear(
             config.widths[-1],
@@ -78,10 +81,11 @@ class ConvNet(nnx.Module):
 
     def __call__(self, pixels: Float[Array, "batch height width 3"]) -> Float[Array, "batch embed"]:
         """Returns one embedding per image, not normalised."""
+        act = ACTIVATIONS[self.activation]
         x = self.stem(pixels.astype(self.dtype))
         for i, stage in enumerate(self.stages):
             if i:
-                x = self.downs[i - 1](x)
+                x = self.downs[i - 1](act(self.norms[i - 1](x)))
             for block in stage:
                 x = block(x)
         return self.project(self.norm(x.mean(axis=(1, 2))))

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 
 import numpy as np
@@ -39,8 +38,8 @@ def test_twenty_real_steps_compile_one_program(tiny_config, batch, replace_in, m
     for axis, size in zip(("data", "fsdp", "tensor"), mesh_sizes, strict=True):
         config = replace_in(config, f"mesh.{axis}", size)
     if loss == "sigmoid":
-        config = replace_in(config, "loss.kind", "sigmoid")
         config = replace_in(config, "model.init_logit_bias", -10.0)
+        config = replace_in(config, "loss.kind", "sigmoid")
     step = OurStep(config, batch, int(np.prod(mesh_sizes)))
     losses = [step() for _ in range(20)]
     assert step.cache_size() == 1
@@ -109,15 +108,13 @@ def test_a_batch_ends_each_text_once_within_its_context():
         assert (row[end + 1 :] == 0).all()
 
 
-@dataclasses.dataclass
-class FakeWorker:
-    name: str
-    seconds: float
-    log: list
+class FakeWorker(Worker):
+    def __init__(self, name, seconds, log):
+        self.name, self.seconds, self.log = name, seconds, log
 
     def ask(self, order):
         self.log.append(self.name)
-        return {"seconds": self.seconds, "loss": 1.0}
+        return {"seconds": self.seconds, "cpu_seconds": 2 * self.seconds, "loss": 1.0}
 
     def cpu_seconds(self):
         return 0.5
@@ -170,12 +167,14 @@ def test_a_step_is_compared_with_open_clip(bench):
     assert figures["jit_cache_entries"] == 1
     # Of ViT-S-32; the workers' own counts agree, or the command fails.
     assert figures["parameters"] == 63_085_825
+    assert figures["cpu_ratio"] > 0
     low, high = figures["ratio_interval"]
     assert 0 < low <= figures["ratio"] <= high
     assert [row["first"] for row in figures["rows"]] == ["clipjax", "open_clip"]
     for row in figures["rows"]:
         for name in ("clipjax", "open_clip"):
             assert row[name] > 0
+            assert row[f"{name}_cpu"] > 0
             # Untrained, or nearly: about log(2) for two pairs.
             assert 0 < row[f"{name}_loss"] < 3
     assert "ratio clipjax / open_clip" in printed

@@ -27,7 +27,7 @@ def test_a_vit_that_cannot_be_built_is_refused(values, message):
         ({"image_size": 36}, "image_size=36 is not a multiple of 8"),
         ({"widths": (), "depths": ()}, r"widths=\(\) must be positive"),
         ({"widths": (8, 0, 8)}, r"widths=\(8, 0, 8\) must be positive"),
-        ({"depths": (1, 0, 1)}, r"depths=\(1, 0, 1\) must be positive"),
+        ({"depths": (1, -1, 1)}, r"depths=\(1, -1, 1\) must not be negative"),
         ({"stem_stride": 0}, "stem_stride=0 must be positive"),
         ({"image_size": 0}, "image_size=0 must be positive"),
     ],

@@ -32,6 +32,8 @@ class Arrays:
 class Letters:
     """A tokenizer: one id a letter, padded with zeros, the last id at the end."""
 
+    context_length, vocab_size = 16, 300
+
     def __call__(self, text):
         ids = [ord(letter) for letter in text][:15] + [299]
         return np.array(ids + [0] * (16 - len(ids)), np.int32)
