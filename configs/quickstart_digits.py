@@ -14,7 +14,6 @@ from clipjax.config import (
     DualEncoderConfig,
     EvalsConfig,
     LogConfig,
-    LossConfig,
     OptimConfig,
     TaskConfig,
     TextConfig,
@@ -51,7 +50,6 @@ def get_config() -> ml_collections.ConfigDict:
                 crop_scale=(0.8, 1.0),
             ),
             augment=AugmentConfig(shift=2, colour=0.2),
-            loss=LossConfig(equal_captions=True),
             optim=OptimConfig(
                 peak_learning_rate=2e-3, warmup_steps=30, weight_decay=0.1, ema_decay=0.98
             ),

@@ -16,7 +16,8 @@ class OptimConfig:
         peak_learning_rate: after the warm-up.
         warmup_steps: steps of linear rise from zero.
         schedule: after the warm-up: half a cosine down to zero at `num_steps`, or constant.
-        weight_decay: decoupled; never on biases, gains, positions, logit scale or bias.
+        weight_decay: decoupled; on weights, tables and positions, never on biases, gains, logit
+            scale or bias.
         clip_norm: largest global norm of a gradient; None for no clipping.
         ema_decay: decay of the moving average of the parameters that is evaluated and exported; 0
             for none. It is warmed up: min(decay, (1 + step) / (10 + step)).
@@ -46,7 +47,8 @@ class LossConfig:
     Attributes:
         kind: softmax (CLIP) or sigmoid (SigLIP).
         equal_captions: pairs of one batch with the same caption are positives of each other
-            instead of negatives.
+            instead of negatives. With softmax this changes nothing: equal captions have equal
+            embeddings, and the loss is the same either way.
         max_logit_scale: the scale is clamped to it after each step.
     """
 

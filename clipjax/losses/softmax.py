@@ -70,14 +70,13 @@ def sharded_softmax_loss(
         logits = scale * images @ all_texts.T
         same = (groups[:, None] == all_groups[None, :]).astype(logits.dtype)
         targets = same / same.sum(axis=1, keepdims=True)
-        # Groups are symmetric: a column's positives are as many as its own row's.
-        sizes = jax.lax.all_gather(same.sum(axis=1), BATCH_AXES, tiled=True)
         to_text = jax.nn.logsumexp(logits, axis=1) - (targets * logits).sum(axis=1)
         peak = jax.lax.pmax(jax.lax.stop_gradient(logits).max(axis=0), BATCH_AXES)
         columns = jax.lax.psum(jnp.exp(logits - peak).sum(axis=0), BATCH_AXES)
         # Every device holds the same column normalisers, hence its share of their sum.
         normaliser = (jnp.log(columns) + peak).sum() / devices
-        to_image = normaliser - (same / sizes * logits).sum()
+        # Groups are symmetric: where two rows match, their columns' targets are the rows' targets.
+        to_image = normaliser - (targets * logits).sum()
         return jax.lax.psum(to_text.sum() + to_image, BATCH_AXES)
 
     total = jax.shard_map(
