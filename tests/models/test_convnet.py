@@ -33,7 +33,7 @@ def definition(pixels, params, config, reference):
     x = convolve("stem", pixels, config.stem_stride)
     for stage, depth in enumerate(config.depths):
         if stage:
-            x = convolve(f"downs/{stage - 1}", x, 2)
+            x = convolve(f"downs/{stage - 1}", act(norm(f"norms/{stage - 1}", x)), 2)
         for block in range(depth):
             name = f"stages/{stage}/{block}"
             y = convolve(f"{name}/conv_1", act(norm(f"{name}/norm_1", x)))

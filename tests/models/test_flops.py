@@ -32,8 +32,11 @@ def test_vit(pool, tiny):
 
 
 def test_convnet(tiny):
-    """Zeros around the image are counted by the formula and not by XLA: a small image differs."""
-    convnet = ConvNetConfig(image_size=192, stem_stride=2, widths=(32, 64, 128), depths=(1, 2, 1))
+    """Zeros around the image are counted by the formula and not by XLA: a small image differs.
+
+    So do norms and activations the other way round, the more the narrower the stages.
+    """
+    convnet = ConvNetConfig(image_size=192, stem_stride=2, widths=(64, 128, 256), depths=(1, 2, 1))
     config = tiny.model(convnet, embed_dim=128)
     images = jax.ShapeDtypeStruct((1, 192, 192, 3), jnp.float32)
     assert image_forward_flops(convnet, 128) == pytest.approx(
