@@ -14,6 +14,7 @@ from clipjax.config import (
     DualEncoderConfig,
     EvalsConfig,
     LogConfig,
+    LossConfig,
     OptimConfig,
     TaskConfig,
     TextConfig,
@@ -51,6 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
                 crop_scale=(0.7, 1.0),
             ),
             augment=AugmentConfig(flip=0.5, colour=0.2, noise=0.05),
+            loss=LossConfig(equal_captions=True),
             optim=OptimConfig(
                 peak_learning_rate=2.5e-3, warmup_steps=30, weight_decay=0.2, ema_decay=0.98
             ),
