@@ -1,9 +1,7 @@
 """Runs that are killed, stopped, damaged and started again, as real processes."""
 
-import contextlib
 import dataclasses
 import json
-import os
 import random
 import signal
 import subprocess
@@ -191,34 +189,3 @@ def test_a_loss_that_stays_nan_ends_the_run_and_keeps_the_checkpoint(train, stra
     assert "not finite" in output.read_text().splitlines()[-1]
     reader = CheckpointReader(tmp_path / "run" / "checkpoints")
     assert reader.newest_verified() == _STEPS
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_a_full_disk_costs_no_checkpoint_and_is_said(train, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("tmpfs cannot be mounted here")
-    try:
-        process, output = train(disk / "run", "--config.num_steps=100000")
-        while "saved" not in output.read_text():
-            assert process.poll() is None, output.read_text()
-            time.sleep(0.01)
-        with contextlib.suppress(OSError):
-            (disk / "ballast").write_bytes(b"x" * (8 << 20))
-        assert process.wait(200) == 1
-        text = output.read_text()
-        assert "warning: not saved" in text
-        assert text.splitlines()[-1].startswith("error: the state was not saved")
-        reader = CheckpointReader(disk / "run" / "checkpoints")
-        good = reader.newest_verified()
-        assert good is not None
-        assert f"the last good checkpoint is of step {good:,}" in text
-        # With room again, the same command goes on from there.
-        (disk / "ballast").unlink()
-        process, output = train(disk / "run", f"--config.num_steps={good + 2}")
-        assert process.wait(200) == 0, output.read_text()
-        assert f"resumed at step {good:,}" in output.read_text()
-    finally:
-        subprocess.run(["umount", str(disk)], check=False)
