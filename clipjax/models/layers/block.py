@@ -132,8 +132,29 @@ class Block(nnx.Module):
     def __call__(self, x: Tokens) -> Tokens:
         """Returns the tokens after attention and MLP."""
         x = constrain_batch(x)
-        x = x + self.attn(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))
+        x = x + self.attn(self.ln_1(_gradient_once(x)))
+        return x + self.mlp(self.ln_2(_gradient_once(x)))
+
+
+@jax.custom_vjp
+def _gradient_once(x: jax.Array) -> jax.Array:
+    """Returns x; on CPU its gradient is computed once and not again in every block before.
+
+    XLA on CPU fuses the additions along the residual stream: the gradient at a block is recomputed
+    from those of all blocks behind it, in fusions of up to 179 operands for ViT-B/32.
+    """
+    return x
+
+
+def _barrier_on_cpu(_: None, gradient: jax.Array) -> tuple[jax.Array]:
+    return (
+        jax.lax.platform_dependent(
+            gradient, cpu=jax.lax.optimization_barrier, default=lambda whole: whole
+        ),
+    )
+
+
+_gradient_once.defvjp(lambda x: (x, None), _barrier_on_cpu)
 
 
 class Blocks(nnx.Module):

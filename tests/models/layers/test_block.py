@@ -205,5 +205,8 @@ def test_each_policy_saves_less_than_the_one_before():
 @pytest.mark.parametrize("remat", ["names", "dots", "full"])
 def test_unrolled_blocks_keep_xla_from_undoing_the_policy(remat):
     """Without the barrier XLA merges the recomputation with the forward pass (the CPU does)."""
-    assert "optimization_barrier" in gradient_program({"remat": remat}).as_text()
-    assert "optimization_barrier" not in gradient_program({"remat": "none"}).as_text()
+    barriers = {
+        policy: gradient_program({"remat": policy}).as_text().count("optimization_barrier")
+        for policy in (remat, "none")
+    }
+    assert barriers[remat] > barriers["none"]
