@@ -84,7 +84,7 @@ def format_rate(rate: float) -> str:
 def format_seconds(seconds: float) -> str:
     """Returns a duration as a person says it.
 
-    >>> format_seconds(3.21), format_seconds(75), format_seconds(3 * 3600 + 62)
+    >>> format_seconds(3.21), format_seconds(75.0), format_seconds(3 * 3600 + 62.0)
     ('3.2 s', '1 min 15 s', '3 h 1 min')
     """
     if seconds < 59.95:
