@@ -100,7 +100,7 @@ printf -v command '%q' "$venv/bin/clipjax"
 printf -v python '%q' "$venv/bin/python"
 printf -v quoted '%q' "$workdir"
 if [[ $data == emoji ]]; then
-  shards=data/emoji/concept query="a musical instrument"
+  shards=data/emoji/combination query="a woman with dark skin"
   others="$command data digits --out data/digits &&
      $command train --config=configs/quickstart_digits.py --workdir=runs/digits"
 else

@@ -112,6 +112,8 @@ def serve(prepare: Callable[[dict[str, Any]], Orders]) -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     # What a library prints must not be taken for an answer.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    # In the order in which it was printed, so that an error stays last.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     orders = prepare(options)
     for line in sys.stdin:
         answers.write(json.dumps(orders[line.strip()]()) + "\n")

@@ -7,7 +7,6 @@ clipjax evaluate --workdir runs/a --config configs/b.py --config.data.root=data/
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,27 +45,31 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     with joined(cluster) as lifeline:
         import jax
 
-        from clipjax.core.checkpoint import write_atomically
         from clipjax.evals.report import table, to_json
         from clipjax.evals.retrieval import Retrieval
         from clipjax.evals.tasks import make_tasks
         from clipjax.inference.load import checkpoint_config, load, pick_checkpoint
+
+        def say(text: str) -> None:
+            if jax.process_index() == 0:
+                print(text, file=sys.stderr, flush=True)
 
         reader, step = pick_checkpoint(args.workdir, args.step)
         config = other or apply_overrides(
             to_config_dict(checkpoint_config(reader, step)), args.overrides
         )
         config = _only(config, args.tasks)
-        tasks = make_tasks(config.evals, config.data)
+        tasks = make_tasks(config.evals, config.data, say=say)
         if args.picture and not any(isinstance(task, Retrieval) for task in tasks.values()):
             raise UsageError("--picture needs a retrieval task among those that are evaluated.")
-        model = load(args.workdir, step=step, all_devices=True)
+        model = load(
+            args.workdir, step=step, all_devices=True, batch_size=config.evals.batch_size
+        )
         encode = model.encoder.bind(model.params)
         results = {}
         for name, task in tasks.items():
             lifeline.phase(f"evaluate {name}", config.watchdog.evaluate_seconds, step)
-            if jax.process_index() == 0:
-                print(f"evaluating {name} ...", file=sys.stderr, flush=True)
+            say(f"evaluating {name} ...")
             results[name] = task.run(encode)
         figures = {"workdir": str(args.workdir), "step": step, "tasks": to_json(results)}
         if args.picture:
@@ -78,12 +81,19 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
                 _write_picture(sheet, args.picture)
         if jax.process_index() != 0:
             return None
-        write_atomically(
-            Path(args.workdir) / f"evaluation-{step:08d}.json",
-            json.dumps(figures, indent=1).encode(),
-        )
         print(table(results))
+        _keep(Path(args.workdir) / f"evaluation-{step:08d}.json", figures)
         return figures
+
+
+def _keep(path: Path, figures: dict[str, Any]) -> None:
+    from clipjax.core.checkpoint import write_atomically
+    from clipjax.core.metrics import strict_json
+
+    try:
+        write_atomically(path, strict_json(figures, indent=1).encode())
+    except OSError as error:  # somebody else's run may be read-only
+        print(f"warning: {path} cannot be written ({error.strerror}).", file=sys.stderr)
 
 
 def _write_picture(sheet: Any, path: str) -> None:

@@ -6,7 +6,6 @@ Nothing heavy is imported before a command is chosen, so that help is instant.
 import argparse
 import contextlib
 import importlib
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -77,6 +76,8 @@ def _run(argv: list[str]) -> int:
     if takes_config:
         args.overrides = overrides
     to_stdout = args.json == "-"
+    if args.json is not None and not to_stdout:
+        _check_writable(args.json)
     with contextlib.redirect_stdout(sys.stderr) if to_stdout else contextlib.nullcontext():
         figures = module.run(args)
     if args.json is not None and figures is not None:
@@ -100,8 +101,24 @@ def _top_parser() -> Parser:
     return parser
 
 
+def _check_writable(path: str) -> None:
+    """Raises before hours of work that could not be reported."""
+    folder = os.path.dirname(path) or "."
+    problem = ""
+    if not os.path.isdir(folder):
+        problem = f"there is no folder {folder}"
+    elif os.path.isdir(path):
+        problem = "it is a folder"
+    elif not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        problem = "permission denied"
+    if problem:
+        raise UserError(f"--json={path}: cannot be written ({problem}).")
+
+
 def _write_json(path: str, figures: Any) -> None:
-    text = json.dumps(figures)
+    from clipjax.core.metrics import strict_json
+
+    text = strict_json(figures)
     if path == "-":
         print(text)
         return

@@ -42,6 +42,10 @@ class DataConfig:
     def __post_init__(self):
         if self.global_batch_size < 1:
             raise ValueError(f"global_batch_size={self.global_batch_size} must be positive")
+        if not 0 <= self.shuffle_seed < 2**63:
+            raise ValueError(f"shuffle_seed={self.shuffle_seed} must be in [0, 2**63)")
+        if self.threads < 0:
+            raise ValueError(f"threads={self.threads} must not be negative")
         if not (self.caption == "txt" or self.caption.startswith("json.")):
             raise ValueError(f"caption={self.caption!r} must be 'txt' or 'json.FIELD'")
         low, high = self.crop_scale

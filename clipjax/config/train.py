@@ -166,6 +166,8 @@ class TrainConfig:
     def __post_init__(self):
         if self.num_steps < 1:
             raise ValueError(f"num_steps={self.num_steps} must be positive")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed} must be in [0, 2**32)")
         if self.loss.kind == "sigmoid" and self.model.init_logit_bias is None:
             raise ValueError("loss.kind='sigmoid' needs model.init_logit_bias (SigLIP: -10)")
         if self.tokenizer.kind == "byte" and self.model.text.vocab_size != 258:

@@ -3,11 +3,29 @@
 import json
 import math
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from clipjax.config import LogConfig, UserError
+
+
+def strict_json(value: Any, indent: int | None = None) -> str:
+    """Returns JSON that every reader takes: NaN and infinities become strings.
+
+    >>> strict_json({"loss": float("nan"), "steps": [1, 2.5]})
+    '{"loss": "nan", "steps": [1, 2.5]}'
+    """
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(float(value))
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 @runtime_checkable
@@ -32,9 +50,7 @@ class JsonLines:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends a line."""
-        row: dict[str, Any] = {"step": step}
-        row.update({k: v if math.isfinite(v) else repr(v) for k, v in metrics.items()})
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(strict_json({"step": step, **metrics}) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -86,7 +102,8 @@ class Wandb:
             ) from error
         self._run = wandb.init(
             project=project,
-            id=workdir.name or None,
+            id=_run_id(workdir / "wandb_id.txt"),
+            name=workdir.name,
             dir=str(workdir),
             config=dict(config),
             resume="allow",
@@ -100,6 +117,13 @@ class Wandb:
     def close(self) -> None:
         """Ends the run."""
         self._run.finish()
+
+
+def _run_id(path: Path) -> str:
+    """Returns the same id whenever the run goes on, and no other run's."""
+    if not path.exists():
+        path.write_text(f"{secrets.token_hex(8)}\n")
+    return path.read_text().strip()
 
 
 def make_sinks(

@@ -1,6 +1,7 @@
 """Threads that keep the next batches ready, in buffers that are allocated once."""
 
 import collections
+import contextlib
 import os
 import queue
 import threading
@@ -115,6 +116,8 @@ class DeviceBatches(Iterator[Any]):
             except queue.Empty:
                 continue
         self._batches.close()
+        with contextlib.suppress(queue.Full):  # a `next` that is waiting, or still to come
+            self._queue.put_nowait(RuntimeError("these batches are closed"))
 
     def _run(self) -> None:
         try:

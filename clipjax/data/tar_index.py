@@ -4,11 +4,12 @@ One pass over the headers; afterwards any sample costs one `pread` a file. The i
 when the size or the modification time of the shard has changed.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import tarfile
-import tempfile
+import threading
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -219,11 +220,11 @@ def _load(place: Path, path: str, stat: os.stat_result) -> ShardIndex | None:
 
 def _save(place: Path, index: ShardIndex) -> bool:
     names = _join((*index.keys, *index.suffixes))
+    temporary = place.with_name(f".index-{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=place.parent, prefix=".index-", suffix=".tmp", delete=False
-        ) as file:
+        # Not `tempfile`, whose files only their owner may read: shards are shared.
+        with open(temporary, "wb") as file:
             np.savez(
                 file,
                 stamp=np.array([_VERSION, index.size, index.mtime_ns], np.int64),
@@ -232,7 +233,9 @@ def _save(place: Path, index: ShardIndex) -> bool:
                 sizes=index.sizes,
                 header_crcs=index.header_crcs,
             )
-        os.replace(file.name, place)
+        os.replace(temporary, place)
     except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         return False
     return True

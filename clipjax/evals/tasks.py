@@ -1,7 +1,7 @@
 """From the config of a task to the task, with its data checked before anything is computed."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -50,16 +50,26 @@ class ShardImages:
             ) from error
 
 
-def make_tasks(evals: EvalsConfig, data: DataConfig) -> dict[str, Task]:
+def make_tasks(
+    evals: EvalsConfig, data: DataConfig, *, say: Callable[[str], None] | None = None
+) -> dict[str, Task]:
     """Returns the tasks by name.
+
+    Args:
+        evals: which tasks.
+        data: where their files are.
+        say: is told which samples are not scored, since a file of theirs is missing.
 
     Raises:
         UserError: if a file is missing, a split is empty or a label is out of range.
     """
-    return {name: _make_task(name, task, evals, data) for name, task in evals.tasks.items()}
+    say = say or (lambda _: None)
+    return {name: _make_task(name, task, evals, data, say) for name, task in evals.tasks.items()}
 
 
-def _make_task(name: str, task: TaskConfig, evals: EvalsConfig, data: DataConfig) -> Task:
+def _make_task(
+    name: str, task: TaskConfig, evals: EvalsConfig, data: DataConfig, say: Callable[[str], None]
+) -> Task:
     where = f"config.evals.tasks.{name}"
     try:
         paths = expand_shards(data.root, task.shards)
@@ -67,6 +77,11 @@ def _make_task(name: str, task: TaskConfig, evals: EvalsConfig, data: DataConfig
         raise UserError(f"{where}: {str(error).replace('data.shards', 'shards')}") from error
     need = "cls" if task.kind == "zeroshot" else caption_member(task.caption)
     source = TarShards(paths, needs=(need,), index_dir=data.index_dir)
+    if source.num_incomplete:
+        say(
+            f"{where}: {source.num_incomplete:,} samples lack an image or .{need} and are not "
+            f"scored; the first is {source.example_incomplete}."
+        )
     images = ShardImages(source, data.max_image_pixels)
     if task.kind == "retrieval":
         captions = [_caption(source, i, task.caption) for i in range(len(source))]

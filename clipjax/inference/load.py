@@ -117,7 +117,11 @@ def _pixels(image: ImageLike, index: int) -> np.ndarray:
 
 
 def load(
-    directory: str | os.PathLike[str], *, step: int | None = None, all_devices: bool = False
+    directory: str | os.PathLike[str],
+    *,
+    step: int | None = None,
+    all_devices: bool = False,
+    batch_size: int = 32,
 ) -> Model:
     """Loads the model of a run.
 
@@ -126,6 +130,7 @@ def load(
         step: of the checkpoint; the newest whole one by default.
         all_devices: split every batch over all devices of all processes, instead of using the
             first device only.
+        batch_size: items of one call of the compiled program.
 
     Raises:
         UserError: if there is no such checkpoint, or it is damaged.
@@ -135,9 +140,7 @@ def load(
     one = jax.process_count() == 1 and not all_devices
     mesh = make_mesh(MeshConfig(), num_devices=1 if one else None)
     tokenizer = tokenizer_from_json(json.loads(reader.read(step, "tokenizer.json")))
-    encoder = Encoder(
-        config.model, tokenizer, mesh, batch_size=config.evals.batch_size if all_devices else 32
-    )
+    encoder = Encoder(config.model, tokenizer, mesh, batch_size=batch_size)
     shapes = jax.eval_shape(lambda: init_params(config.model, 0))
     shardings = tree_shardings(shapes, param_axes(config.model), mesh)
     like = jax.tree.map(

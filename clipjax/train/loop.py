@@ -140,9 +140,10 @@ class Loop:
                     jax.block_until_ready(in_flight.pop(0))
                 if first:
                     jax.block_until_ready(metrics)
-                    self._meter.restart(step)
                 if step % config.log.every_steps == 0 or step == last:
                     self._log(step, metrics)
+                elif first:  # compiling is not stepping
+                    self._meter.restart(step)
                 self._poll_save()
                 preempted = step < last and preemption.asked(step)
                 if self._save_due(step, last) or preempted:

@@ -18,7 +18,7 @@ from clipjax.core.distributed import broadcast_bytes
 from clipjax.core.flops import pair_forward_flops, peak_flops
 from clipjax.core.lifeline import Lifeline
 from clipjax.core.mesh import make_mesh
-from clipjax.core.metrics import make_sinks
+from clipjax.core.metrics import make_sinks, strict_json
 from clipjax.evals.report import Results, table, to_json
 from clipjax.evals.tasks import flat_metrics, make_tasks
 from clipjax.inference.encoder import Encoder
@@ -56,7 +56,7 @@ def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any
     mesh = make_mesh(config.mesh)
     spec = batch_spec(config, mesh)
     source = open_source(config)
-    tasks = make_tasks(config.evals, config.data)
+    tasks = make_tasks(config.evals, config.data, say=_say)
     with _locked(workdir):
         record = run_record(config, source)
         _same_everywhere(config, record)
@@ -130,7 +130,7 @@ def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any
                 "tasks": results,
             }
             if jax.process_index() == 0:
-                write_atomically(workdir / "results.json", json.dumps(figures, indent=1).encode())
+                write_atomically(workdir / "results.json", strict_json(figures, indent=1).encode())
             return figures
         finally:
             batches.close()

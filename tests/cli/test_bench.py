@@ -32,8 +32,11 @@ def bench(capsys):
     return run
 
 
-@pytest.mark.parametrize("mesh_sizes", [(1, 1, 1), (2, 2, 2)], ids=["1 device", "8 devices"])
-@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+@pytest.mark.parametrize(
+    ("mesh_sizes", "loss"),
+    [((1, 1, 1), "sigmoid"), ((2, 2, 2), "softmax")],
+    ids=["1 device", "8 devices"],
+)
 def test_twenty_real_steps_compile_one_program(tiny_config, batch, replace_in, mesh_sizes, loss):
     config = tiny_config
     for axis, size in zip(("data", "fsdp", "tensor"), mesh_sizes, strict=True):

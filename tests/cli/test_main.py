@@ -1,6 +1,7 @@
 """The command line from the shell: exit statuses, one line on standard error, JSON alone."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -203,7 +204,20 @@ def test_figures_go_where_json_says(capsys, command, tmp_path):
 
 
 def test_figures_that_cannot_be_written_are_a_mistake_of_the_user(capsys, command, tmp_path):
-    argv = command(lambda args: {})
-    status, _, err = run_main(capsys, *argv, "--json", str(tmp_path))
-    assert status == 1
-    assert err == f"error: --json={tmp_path}: cannot be written (Is a directory).\n"
+    worked = []
+    argv = command(lambda args: worked.append(1))
+    missing = tmp_path / "missing" / "x.json"
+    for path, why in (
+        (tmp_path, "it is a folder"),
+        (missing, f"there is no folder {missing.parent}"),
+    ):
+        status, _, err = run_main(capsys, *argv, "--json", str(path))
+        assert status == 1
+        assert err == f"error: --json={path}: cannot be written ({why}).\n"
+    assert not worked  # said before hours of work, not after
+
+
+def test_figures_are_json_for_every_reader(capsys, command):
+    argv = command(lambda args: {"loss": math.nan, "rates": [math.inf, 1]})
+    _, out, _ = run_main(capsys, *argv, "--json", "-")
+    assert out == '{"loss": "nan", "rates": ["inf", 1]}\n'

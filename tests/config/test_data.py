@@ -13,6 +13,8 @@ from clipjax.config import DataConfig
         ({"crop_scale": (0.9, 1.1)}, "crop_scale"),
         ({"crop_ratio": (0.0, 1.0)}, "crop_ratio"),
         ({"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
+        ({"shuffle_seed": -1}, "shuffle_seed=-1 must be in"),
+        ({"threads": -1}, "threads=-1 must not be negative"),
     ],
 )
 def test_a_value_out_of_range_is_refused(values, message):

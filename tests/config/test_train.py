@@ -28,6 +28,8 @@ from clipjax.config import (
         (CheckpointConfig, {"keep": 0}, "every_steps=1000 and keep=0 must be positive"),
         (LogConfig, {"every_steps": 0}, "every_steps=0 must be positive"),
         (TrainConfig, {"num_steps": 0}, "num_steps=0 must be positive"),
+        (TrainConfig, {"seed": -1}, "seed=-1 must be in"),
+        (TrainConfig, {"seed": 2**32}, "seed=4294967296 must be in"),
     ],
 )
 def test_a_value_out_of_range_is_refused(config_class, values, message):

@@ -1,6 +1,7 @@
 import json
 import math
 import sys
+import types
 
 import pytest
 
@@ -93,6 +94,37 @@ def test_sinks_are_those_of_the_config(tmp_path):
     assert [type(sink) for sink in both] == [JsonLines, TensorBoard]
     for sink in (*plain, *both):
         sink.close()
+
+
+def test_wandb_gets_every_row_and_a_resumed_run_goes_on_as_the_same_one(tmp_path, monkeypatch):
+    runs = []
+
+    class Run:
+        def __init__(self, **options):
+            self.options, self.rows, self.finished = options, [], False
+            runs.append(self)
+
+        def log(self, metrics, step):
+            self.rows.append((step, metrics))
+
+        def finish(self):
+            self.finished = True
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=Run))
+    log = LogConfig(tensorboard=False, wandb_project="pairs")
+    for workdir in (tmp_path / "a/run", tmp_path / "a/run", tmp_path / "b/run"):
+        workdir.mkdir(parents=True, exist_ok=True)
+        sinks = make_sinks(workdir, log, {"seed": 3}, resume_step=0)
+        for sink in sinks:
+            sink.write(7, {"train/loss": 0.5})
+            sink.close()
+    first, again, other = runs
+    assert first.options["project"] == "pairs"
+    assert first.options["config"] == {"seed": 3}
+    assert first.options["resume"] == "allow"
+    assert first.rows == [(7, {"train/loss": 0.5})]
+    assert first.finished
+    assert first.options["id"] == again.options["id"] != other.options["id"]
 
 
 def test_missing_wandb_is_told_in_one_line_with_what_to_install(tmp_path, monkeypatch):

@@ -183,6 +183,18 @@ def test_close_does_not_hang_when_put_or_decoding_fails_unseen(consumed):
         assert finishes(device.close)
 
 
+def test_a_batch_asked_for_after_close_is_an_error_and_no_wait():
+    device = DeviceBatches(Batches(order().samples, fill, SPEC), copies)
+    next(device)
+    device.close()
+
+    def ask():
+        with pytest.raises(RuntimeError, match="closed"):
+            next(device)
+
+    assert finishes(ask)
+
+
 def test_waiting_for_input_is_counted_and_computing_is_not():
     gate = threading.Event()
 

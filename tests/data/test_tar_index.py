@@ -154,16 +154,35 @@ def test_the_cache_goes_where_it_is_told(shard, tmp_path, builds):
     assert [p.name for p in Path(shard).parent.glob("0*")] == ["00000.tar"]
 
 
+def test_an_index_may_be_read_by_those_who_may_read_the_folder(shard):
+    before = os.umask(0o027)
+    try:
+        open_index(shard)
+    finally:
+        os.umask(before)
+    (index,) = Path(shard).parent.glob("*.clipjax-index.npz")
+    assert index.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_full_disk_leaves_no_half_of_an_index(shard, tmp_path, monkeypatch):
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tar_index.np, "savez", full)
+    assert len(open_index(shard, str(tmp_path / "indexes"))) > 0
+    assert list((tmp_path / "indexes").iterdir()) == []
+
+
 def refuse_files_in(folder, monkeypatch):
     """Makes a folder read-only, also for root."""
-    make = tempfile.NamedTemporaryFile
 
-    def guarded(*args, **kwargs):
-        if str(kwargs["dir"]) == str(folder):
-            raise PermissionError(13, "Permission denied", str(folder))
-        return make(*args, **kwargs)
+    def guarded(path, mode):
+        if mode == "wb" and Path(path).parent == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return open(path, mode)
 
-    monkeypatch.setattr(tar_index.tempfile, "NamedTemporaryFile", guarded)
+    monkeypatch.setattr(tar_index, "open", guarded, raising=False)
 
 
 def test_in_a_read_only_folder_the_users_cache_directory_serves(

@@ -202,3 +202,16 @@ def test_metrics_are_named_for_the_log():
         "eval/pets/top5": 0.75,
         "eval/coco/r@1": 0.25,
     }
+
+
+def test_samples_that_are_not_scored_are_told(root, make_tar):
+    pixels = png(np.zeros((4, 4, 3), np.uint8))
+    make_tar(root / "eval" / "1.tar", {"009": {"png": pixels, "txt": b"no label"}})
+    evals = EvalsConfig(tasks={"labels": COLOURS, "texts": TaskConfig(shards="eval/*.tar")})
+    told = []
+    tasks = make_tasks(evals, DataConfig(root=str(root)), say=told.append)
+    assert [len(task.images) for task in tasks.values()] == [3, 4]
+    assert told == [
+        "config.evals.tasks.labels: 1 samples lack an image or .cls and are not scored; the first "
+        f"is {root}/eval/1.tar: 009."
+    ]

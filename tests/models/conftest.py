@@ -3,6 +3,7 @@
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import erf, expit
@@ -109,13 +110,25 @@ def tiny_model(image=None, text=None, compute=None, **fields):
 
 
 def moved_params(config, seed=0, size=0.3):
-    """Initial parameters plus noise: zeros of biases and ones of gains would hide mistakes."""
-    params = jax.jit(init_params, static_argnums=(0, 1))(config, seed)
+    """Parameters near the initial ones: zeros of biases and ones of gains would hide mistakes.
+
+    Drawn here, since compiling the initialisers takes longer than most of the tests.
+    """
+    shapes = jax.eval_shape(lambda: init_params(config, seed))
     rng = np.random.default_rng(seed)
-    return {
-        name: p + (size * rng.normal(size=p.shape)).astype(np.float32)
-        for name, p in sorted(params.items())
-    }
+    params = {}
+    for name, leaf in sorted(shapes.items()):
+        p = size * rng.normal(size=leaf.shape)
+        if name == "log_logit_scale":
+            p += np.log(config.init_logit_scale)
+        elif name == "logit_bias":
+            p += config.init_logit_bias
+        elif name.endswith("/scale"):
+            p += 1
+        elif name.endswith("kernel"):
+            p += rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
+        params[name] = jnp.asarray(p, leaf.dtype)
+    return params
 
 
 @pytest.fixture(scope="session")

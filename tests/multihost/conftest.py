@@ -60,13 +60,25 @@ class Processes:
 
 
 @pytest.fixture
-def launch(tmp_path, make_child_env, config_file):
+def launch(launcher):
     """Starts `clipjax train` in several processes; all are ended after the test."""
     started = []
 
+    def start(*args, **options):
+        started.append(launcher(*args, **options))
+        return started[-1]
+
+    yield start
+    for processes in started:
+        processes.end()
+
+
+@pytest.fixture(scope="session")
+def launcher(tmp_path_factory, make_child_env, config_file):
+    """Starts `clipjax train` in several processes, which the caller ends."""
+
     def start(workdir, *flags, num_processes=1, devices=4, script=None, process_flags=None):
-        folder = tmp_path / f"launch-{len(started)}"
-        folder.mkdir()
+        folder = tmp_path_factory.mktemp("launch")
         port = free_port()
         commands, envs = [], []
         for i in range(num_processes):
@@ -88,13 +100,9 @@ def launch(tmp_path, make_child_env, config_file):
                 ]
             )
             envs.append(make_child_env(devices // num_processes))
-        processes = Processes(commands, envs, folder)
-        started.append(processes)
-        return processes
+        return Processes(commands, envs, folder)
 
-    yield start
-    for processes in started:
-        processes.end()
+    return start
 
 
 @pytest.fixture

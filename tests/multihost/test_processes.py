@@ -1,6 +1,7 @@
 """Several real processes act as one, and fail as one."""
 
 import json
+import shutil
 import signal
 import time
 
@@ -29,43 +30,57 @@ def one_process(tmp_path_factory, clipjax_command, config_file):
     return workdir
 
 
-@pytest.mark.parametrize("num_processes", [2, 4])
-def test_losses_and_scores_equal_those_of_one_process(
-    launch, losses_of, one_process, tmp_path, num_processes
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory, launcher):
+    """The same run in two processes with two devices each."""
+    workdir = tmp_path_factory.mktemp("two")
+    run = launcher(workdir, *_STEPS, num_processes=2)
+    try:
+        assert run.wait() == [0, 0], run.text(0)
+    finally:
+        run.end()
+    return workdir
+
+
+def test_losses_and_scores_of_two_processes_equal_those_of_one(
+    losses_of, one_process, two_processes
 ):
-    run = launch(tmp_path / "run", *_STEPS, num_processes=num_processes)
-    assert run.wait() == [0] * num_processes, run.text(0)
-    ours, expected = losses_of(tmp_path / "run"), losses_of(one_process)
+    assert_same_run(losses_of, two_processes, one_process)
+
+
+def test_a_run_of_two_processes_resumed_with_four_equals_that_of_one(
+    launch, losses_of, one_process, two_processes, tmp_path
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(two_processes, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "00000012")
+    (workdir / "results.json").unlink()
+    run = launch(workdir, *_STEPS, num_processes=4)
+    assert run.wait() == [0] * 4, run.text(0)
+    assert "resumed at step 8" in run.text(0)
+    assert_same_run(losses_of, workdir, one_process)
+
+
+def test_losses_and_scores_of_four_processes_equal_those_of_one(
+    launch, losses_of, one_process, tmp_path
+):
+    run = launch(tmp_path / "run", *_STEPS, num_processes=4)
+    assert run.wait() == [0] * 4, run.text(0)
+    assert_same_run(losses_of, tmp_path / "run", one_process)
+
+
+def assert_same_run(losses_of, workdir, expected_workdir):
+    ours, expected = losses_of(workdir), losses_of(expected_workdir)
     assert list(ours) == list(expected) == list(range(1, 13))
     np.testing.assert_allclose(list(ours.values()), list(expected.values()), rtol=1e-5)
     ours, expected = (
-        json.loads((w / "results.json").read_text())["tasks"]
-        for w in (tmp_path / "run", one_process)
+        json.loads((w / "results.json").read_text())["tasks"] for w in (workdir, expected_workdir)
     )
     for task, scores in expected.items():
         for metric, score in scores.items():
             assert ours[task][metric]["samples"] == score["samples"]
             # One of 64 samples may fall on the other side of a near-tie.
             assert abs(ours[task][metric]["value"] - score["value"]) <= 1 / 64
-
-
-def test_a_run_resumes_with_another_number_of_processes(launch, losses_of, one_process, tmp_path):
-    first = launch(tmp_path / "run", *_STEPS, "--config.num_steps=8", num_processes=2)
-    assert first.wait() == [0, 0], first.text(0)
-    # The schedule depends on num_steps, so only the steps up to 8 could be compared with it; from
-    # there on the run with four processes must equal the run with one.
-    flags = [*_STEPS, "--config.num_steps=12"]
-    other = tmp_path / "copy"
-    import shutil
-
-    shutil.copytree(tmp_path / "run", other)
-    four, one = launch(tmp_path / "run", *flags, num_processes=4), None
-    assert four.wait() == [0] * 4, four.text(0)
-    one = launch(other, *flags, num_processes=1)
-    assert one.wait() == [0], one.text(0)
-    ours, expected = losses_of(tmp_path / "run"), losses_of(other)
-    assert list(ours) == list(expected) == list(range(1, 13))
-    np.testing.assert_allclose(list(ours.values()), list(expected.values()), rtol=1e-5)
 
 
 def test_a_killed_process_ends_the_others_within_ten_seconds(launch, tmp_path):

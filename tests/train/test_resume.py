@@ -167,6 +167,49 @@ def test_another_model_is_refused(train, straight):
     assert "holds another model" in output.read_text().splitlines()[-1]
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of its own, and a function that gives it another size in kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(size, *options):
+        command = ["mount", "-t", "tmpfs", "-o", ",".join([f"size={size}k", *options])]
+        return subprocess.run([*command, "none", disk], capture_output=True, check=False)
+
+    if mount(100_000).returncode:
+        pytest.skip("a disk of its own can be mounted by root only")
+    yield disk, lambda size: mount(size, "remount")
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_a_full_disk_costs_no_checkpoint_and_with_room_the_run_goes_on(
+    train, straight, final_state, small_disk
+):
+    disk, resize = small_disk
+    flags = ["--config.checkpoint.keep=100", "--config.checkpoint.max_failed_saves=2"]
+    size = sum(p.stat().st_size for p in straight.rglob(f"checkpoints/{_STEPS:08d}/**/*"))
+    resize(int(3.5 * size / 1024))  # room for three checkpoints of ten
+    process, output = train(disk, *flags)
+    assert process.wait(100) == 1, output.read_text()
+    text = output.read_text()
+    assert "warning: not saved" in text
+    last = text.splitlines()[-1]
+    assert last.startswith("error: the state was not saved (2 tries)"), text
+    reader = CheckpointReader(disk / "checkpoints")
+    newest = reader.newest_verified()
+    assert newest == reader.steps()[-1] >= 4
+    assert f"the last good checkpoint is of step {newest}" in last
+    assert sorted(p.name for p in reader.directory.iterdir()) == [
+        f"{step:08d}" for step in reader.steps()
+    ]  # nothing half written
+    resize(100_000)
+    process, output = train(disk, *flags)
+    assert process.wait(200) == 0, output.read_text()
+    assert f"resumed at step {newest}" in output.read_text()
+    assert_identical(final_state(disk), final_state(straight))
+
+
 def test_two_runs_cannot_share_a_directory(train, tmp_path):
     first, output = train(tmp_path, "--config.num_steps=100000")
     while "step 3/" not in output.read_text():
