@@ -62,9 +62,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         tasks = make_tasks(config.evals, config.data, say=say)
         if args.picture and not any(isinstance(task, Retrieval) for task in tasks.values()):
             raise UsageError("--picture needs a retrieval task among those that are evaluated.")
-        model = load(
-            args.workdir, step=step, all_devices=True, batch_size=config.evals.batch_size
-        )
+        model = load(args.workdir, step=step, all_devices=True, batch_size=config.evals.batch_size)
         encode = model.encoder.bind(model.params)
         results = {}
         for name, task in tasks.items():

@@ -5,6 +5,7 @@ Nothing heavy is imported before a command is chosen, so that help is instant.
 
 import argparse
 import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -43,6 +44,15 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.exit(error.exit_status)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = error.filename or "a file of this command"
+        print(
+            f"error: {where}: {error.strerror}. Make room and run the same command again.",
+            file=sys.stderr,
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

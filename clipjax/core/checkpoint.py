@@ -6,11 +6,17 @@ CRC-32 of every file. Orbax alone restores flipped bits silently and takes a fai
 save for the latest step (both seen with 0.12.8); the manifest is what makes a checkpoint one.
 """
 
+import contextlib
+import functools
+import gc
 import json
+import logging
 import os
 import shutil
 import sys
 import threading
+import traceback
+import warnings
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +30,7 @@ from clipjax.config import CheckpointConfig, UserError
 
 MANIFEST = "manifest.json"
 _SPACE_FACTOR = 1.1
+_SMALL_FILES_BYTES = 1 << 20
 
 
 class SaveError(Exception):
@@ -136,6 +143,7 @@ class CheckpointWriter(CheckpointReader):
         self._finishing: threading.Thread | None = None
         self._finish_error: Exception | None = None
         self._primary = jax.process_index() == 0
+        _hush_orbax()
         self.directory.mkdir(parents=True, exist_ok=True)
         if self._primary:
             finished = set(self.steps())
@@ -146,7 +154,7 @@ class CheckpointWriter(CheckpointReader):
 
     def lack_of_space(self, state: Any) -> str:
         """Returns what is missing if the disk has no room for another checkpoint, else ""."""
-        need = int(_SPACE_FACTOR * state_bytes(state))
+        need = int(_SPACE_FACTOR * state_bytes(state)) + _SMALL_FILES_BYTES
         free = shutil.disk_usage(self.directory).free
         if free >= need:
             return ""
@@ -194,32 +202,34 @@ class CheckpointWriter(CheckpointReader):
             return None
         return None if self._finishing.is_alive() else self._finished()
 
-    def wait(self) -> None:
-        """Waits until nothing is pending.
+    def wait(self) -> int | None:
+        """Waits until nothing is pending; returns the step that has become a checkpoint by it.
 
         Raises:
             SaveError: if the pending save failed.
         """
         if self._pending is None:
-            return
+            return None
         try:
             self._saver.wait_until_finished()
         except Exception as error:
             raise self._failed(error) from error
         if not self._primary:
             self._pending = None
-            return
+            return None
         if self._finishing is None:
             self._finishing = threading.Thread(target=self._finish, args=(self._pending,))
             self._finishing.start()
         self._finishing.join()
-        self._finished()
+        return self._finished()
 
     def close(self) -> None:
-        """Waits and stops the threads of Orbax."""
+        """Waits and stops the threads of Orbax; never raises, since a run may end by an error."""
         try:
             self.wait()
-        finally:
+        except SaveError as error:
+            print(f"warning: not saved: {error}.", file=sys.stderr, flush=True)
+        with contextlib.suppress(Exception):  # what failed has been told
             self._saver.close()
 
     def _finish(self, step: int) -> None:
@@ -253,6 +263,9 @@ class CheckpointWriter(CheckpointReader):
         self._finish_error = None
         if step is not None and self._primary:
             shutil.rmtree(self.path(step), ignore_errors=True)
+        # The writes that were given up would complain when the interpreter ends.
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
         reason = str(error).strip().splitlines() or [type(error).__name__]
         return SaveError(f"step {step} could not be written: {reason[0][:300]}")
 
@@ -267,11 +280,15 @@ class CheckpointWriter(CheckpointReader):
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a small file so that it is either the old one or the new one, whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def find_checkpoints(directory: str | os.PathLike[str]) -> CheckpointReader:
@@ -287,6 +304,25 @@ def find_checkpoints(directory: str | os.PathLike[str]) -> CheckpointReader:
             "of a run that has saved one."
         )
     return reader
+
+
+@functools.cache
+def _hush_orbax() -> None:
+    """Leaves it to SaveError to tell what failed: on a full disk Orbax adds 200 tracebacks."""
+    told = ("_SignalingThread.run() raised", "Failed to run", "RESOURCE_EXHAUSTED")
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(
+            lambda record: not any(what in record.getMessage() for what in told)
+        )
+    hook = sys.unraisablehook
+
+    def unraisable(event: Any) -> None:
+        # From the writes of the other arrays, which end after Orbax has given up.
+        if str(event.exc_value) != "Event loop is closed":
+            hook(event)
+
+    sys.unraisablehook = unraisable
+    warnings.filterwarnings("ignore", "coroutine 'async_serialize_from_host", RuntimeWarning)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

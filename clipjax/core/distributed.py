@@ -17,6 +17,7 @@ from clipjax.config import UsageError, UserError
 from clipjax.core.lifeline import FAILED, Lifeline
 
 _MOST_BROADCAST_BYTES = 1 << 30
+_MOST_PROBLEM_BYTES = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,19 @@ def broadcast_int(value: int) -> int:
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.array(value, np.int64)))
+
+
+def first_problem(problem: str) -> str:
+    """Returns the problem of the first process that passed one; "" if none did."""
+    if jax.process_count() == 1:
+        return problem
+    found = multihost_utils.process_allgather(np.array([bool(problem)]))
+    if not found.any():
+        return ""
+    is_source = jax.process_index() == int(np.argmax(found.reshape(-1)))
+    text = problem.encode()[:_MOST_PROBLEM_BYTES].ljust(_MOST_PROBLEM_BYTES, b"\0")
+    shared = multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8), is_source)
+    return np.asarray(shared, np.uint8).tobytes().rstrip(b"\0").decode(errors="replace")
 
 
 class Preemption:

@@ -1,9 +1,12 @@
 """Where metrics go: JSON lines, which are the record; TensorBoard and wandb if wanted."""
 
+import contextlib
+import errno
 import json
 import math
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -42,52 +45,101 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """One JSON object a line, flushed; NaN and infinities are written as strings."""
+    """One JSON object a line, at once; NaN and infinities are written as strings."""
 
     def __init__(self, path: Path, *, resume_step: int):
-        self._file = open(path, "r+" if path.exists() else "w+", encoding="utf-8")  # noqa: SIM115
-        self._drop_after(resume_step)
+        if path.exists():
+            os.truncate(path, _end_of_step(path, resume_step))
+        # Unbuffered, so that a line that failed is not written later.
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        self._end = self._file.tell()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Appends a line."""
-        self._file.write(strict_json({"step": step, **metrics}) + "\n")
-        self._file.flush()
+        """Appends a line.
+
+        Raises:
+            OSError: if it cannot be written whole; nothing of it stays.
+        """
+        line = (strict_json({"step": step, **metrics}) + "\n").encode()
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            self._file.truncate(self._end)
+            raise
+        self._end += len(line)
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
 
-    def _drop_after(self, step: int) -> None:
-        """Forgets the lines that the resumed run is about to write again, and a torn last one."""
-        good = 0
-        while line := self._file.readline():
+
+def _end_of_step(path: Path, step: int) -> int:
+    """Returns where the lines end that a resumed run will not write again; a torn one ends them."""
+    good = 0
+    with open(path, "rb") as file:
+        for line in file:
             try:
-                if not line.endswith("\n") or json.loads(line)["step"] > step:
+                if not line.endswith(b"\n") or json.loads(line)["step"] > step:
                     break
             except (ValueError, KeyError, TypeError):
                 break
-            good = self._file.tell()
-        self._file.seek(good)
-        self._file.truncate()
+            good += len(line)
+    return good
 
 
 class TensorBoard:
-    """Scalars in event files, written without TensorFlow."""
+    """Scalars in event files, written without TensorFlow.
+
+    And without the thread of `SummaryWriter`, which a full disk ends, so that the next flush hangs.
+    """
 
     def __init__(self, directory: Path, *, resume_step: int):
-        from tensorboardX import SummaryWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]
 
-        self._writer = SummaryWriter(str(directory), purge_step=resume_step + 1)
+        self._directory, self._writer, self._files = directory, None, 0
+        # TensorBoard hides what an earlier part of the run wrote for the steps that come again.
+        self._first = Event(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Adds one scalar a metric."""
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+        """Adds one scalar a metric.
+
+        Raises:
+            OSError: if they cannot be written; the next ones go to a new file.
+        """
+        from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]
+        from tensorboardX.summary import scalar
+
+        try:
+            writer = self._writer = self._writer or self._open()
+            for name, value in metrics.items():
+                writer.write_event(
+                    Event(wall_time=time.time(), step=step, summary=scalar(name, value))
+                )
+            writer.flush()
+        except OSError:
+            self._abandon()
+            raise
 
     def close(self) -> None:
         """Closes the event file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _abandon(self) -> None:
+        if self._writer is not None:
+            with contextlib.suppress(OSError):  # what it has buffered does not fit either
+                self._writer.close()
+        self._writer = None
+
+    def _open(self) -> Any:
+        from tensorboardX.event_file_writer import EventsWriter
+
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._files += 1
+        writer = EventsWriter(str(self._directory / "events"), f".{os.getpid()}.{self._files}")
+        writer.write_event(self._first)
+        return writer
 
 
 class Wandb:

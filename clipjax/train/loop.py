@@ -10,7 +10,7 @@ import jax
 
 from clipjax.config import TrainConfig, UserError
 from clipjax.core.checkpoint import CheckpointWriter, SaveError
-from clipjax.core.distributed import Preemption, broadcast_bytes, broadcast_int
+from clipjax.core.distributed import Preemption, broadcast_int, first_problem
 from clipjax.core.flops import TRAIN_OVER_FORWARD, pair_forward_flops
 from clipjax.core.lifeline import Lifeline
 from clipjax.core.metrics import Sink
@@ -165,7 +165,15 @@ class Loop:
         """Hands metrics to the sinks and remembers them for the summary."""
         self.last_metrics.update(metrics)
         for sink in self._sinks:
-            sink.write(step, metrics)
+            try:
+                sink.write(step, metrics)
+            except OSError as error:  # a full disk: lines are not worth a run
+                print(
+                    f"warning: metrics of step {step:,} were not written to "
+                    f"{type(sink).__name__}: {error.strerror}.",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     def _log(self, step: int, device_metrics: Mapping[str, Any]) -> None:
         metrics = {name: float(value) for name, value in device_metrics.items()}
@@ -212,17 +220,24 @@ class Loop:
         if int(state.bad_steps) and not must:
             return
         try:
-            # Process 0 looks for all: either all save or none does.
-            lack = self._checkpoints.lack_of_space(state) if jax.process_index() == 0 else ""
-            lack = broadcast_bytes(lack.encode()).decode()
-            if lack:
-                raise SaveError(lack)
+            # Either all processes save or none does.
+            if problem := first_problem(self._why_not_save(state)):
+                raise SaveError(problem)
             self._checkpoints.save(step, as_dict(state))
             if must:
                 self._checkpoints.wait()
                 self._report_saved(step)
         except SaveError as error:
             self._save_failed(error, must=must)
+
+    def _why_not_save(self, state: TrainState) -> str:
+        try:
+            saved = self._checkpoints.wait()  # what it still writes takes of the free space
+            if saved is not None:
+                self._report_saved(saved)
+        except SaveError as error:
+            return str(error)
+        return self._checkpoints.lack_of_space(state) if jax.process_index() == 0 else ""
 
     def _poll_save(self) -> None:
         try:

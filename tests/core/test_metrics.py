@@ -1,5 +1,6 @@
 import json
 import math
+import subprocess
 import sys
 import types
 
@@ -85,6 +86,46 @@ def test_tensorboard_events_grow_with_every_write(tmp_path):
     sink.close()
     assert 0 < sizes[0] < sizes[1]
     assert b"train/loss" in file.read_bytes()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 64 kB, and a function that gives it another size."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(size, *options):
+        command = ["mount", "-t", "tmpfs", "-o", ",".join([f"size={size}k", *options])]
+        return subprocess.run([*command, "none", disk], capture_output=True, check=False)
+
+    if mount(64).returncode:
+        pytest.skip("a disk of its own can be mounted by root only")
+    yield disk, lambda size: mount(size, "remount")
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+# tensorboardX leaves a file open that it could not flush.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("sink_class", [JsonLines, TensorBoard])
+def test_on_a_full_disk_a_write_fails_whole_and_with_room_the_next_one_does_not(
+    sink_class, small_disk
+):
+    disk, resize = small_disk
+    sink = sink_class(disk / "metrics.jsonl" if sink_class is JsonLines else disk, resume_step=0)
+    row = {f"metric_{i:04d}_with_a_long_name": 0.5 for i in range(100)}
+    for _ in range(4):
+        sink.write(0, row)
+    resize(max(4, sum(path.stat().st_size for path in disk.iterdir()) // 1024))
+    with pytest.raises(OSError, match="No space left"):
+        sink.write(1, row | {f"more_{i}": 0.5 for i in range(1000)})
+    resize(1000)
+    sink.write(1000, row)
+    sink.close()
+    if sink_class is JsonLines:
+        assert [r["step"] for r in rows(disk / "metrics.jsonl")] == [0] * 4 + [1000]
+    else:
+        newest = max(disk.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        assert b"metric_0099_with_a_long_name" in newest.read_bytes()
 
 
 def test_sinks_are_those_of_the_config(tmp_path):

@@ -19,21 +19,20 @@ from clipjax.train.state import abstract_state, as_dict
 
 pytestmark = pytest.mark.slow
 
-_STEPS = 40
+_STEPS = 24
 
 
 @pytest.fixture(scope="module")
 def train(config_file, make_child_env, tmp_path_factory):
-    """Starts `clipjax train` for 40 steps on one device; returns the process and its output."""
+    """Starts `clipjax train` for 24 steps on one device; returns the process and its output."""
 
-    def start(workdir, *flags):
+    def start(workdir, *flags, program="-mclipjax.cli.main"):
         output = tmp_path_factory.mktemp("output") / "log"
         with open(output, "w") as file:
             process = subprocess.Popen(
                 [
                     sys.executable,
-                    "-m",
-                    "clipjax.cli.main",
+                    str(program),
                     "train",
                     f"--config={config_file}",
                     f"--workdir={workdir}",
@@ -79,13 +78,11 @@ def assert_identical(a, b):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), path
 
 
-def test_a_run_killed_again_and_again_ends_bit_identical(
-    train, straight, final_state, tmp_path, record_property
-):
+def test_a_run_killed_again_and_again_ends_bit_identical(train, straight, final_state, tmp_path):
     chance, kills = random.Random(7), 0
     for _ in range(40):
         process, output = train(tmp_path)
-        target = chance.randrange(5, 20)
+        target = chance.randrange(6, 14)
         while process.poll() is None:
             # Killed at a random step after it has begun to learn, whatever it is doing.
             if output.read_text().count("\nstep ") >= target:
@@ -96,7 +93,6 @@ def test_a_run_killed_again_and_again_ends_bit_identical(
             break
         assert process.returncode == -signal.SIGKILL, output.read_text()
         kills += 1
-    record_property("kills", kills)
     assert process.returncode == 0
     assert kills >= 3
     assert_identical(final_state(tmp_path), final_state(straight))
@@ -124,7 +120,7 @@ def test_a_finished_run_says_so_and_redoes_nothing(train, straight):
     before = {p: p.stat().st_mtime_ns for p in straight.rglob("*") if p.is_file()}
     process, output = train(straight)
     assert process.wait(100) == 0
-    assert "done at step 40; nothing to do" in output.read_text()
+    assert f"done at step {_STEPS}; nothing to do" in output.read_text()
     after = {p: p.stat().st_mtime_ns for p in straight.rglob("*") if p.is_file()}
     changed = {p.name for p in before.keys() | after.keys() if before.get(p) != after.get(p)}
     assert changed <= {".lock"}
@@ -143,7 +139,7 @@ def test_a_flipped_bit_sends_the_run_back_to_the_checkpoint_before(
     process, output = train(tmp_path)
     assert process.wait(200) == 0, output.read_text()
     assert "is damaged" in output.read_text()
-    assert "resumed at step 36" in output.read_text()
+    assert f"resumed at step {_STEPS - 4}" in output.read_text()
     assert_identical(final_state(tmp_path), final_state(straight))
 
 
@@ -151,11 +147,11 @@ def test_other_shards_are_refused_unless_allowed(train, straight, tmp_path, shar
     import shutil
 
     shutil.copytree(straight, tmp_path / "run")
-    flags = ["--config.data.shards=train/00000.tar", "--config.num_steps=42"]
+    flags = ["--config.data.shards=train/00000.tar", "--config.num_steps=26"]
     process, output = train(tmp_path / "run", *flags)
     assert process.wait(100) == 1
     message = output.read_text().splitlines()[-1]
-    assert message.startswith("error: the checkpoint of step 40 saw other data")
+    assert message.startswith(f"error: the checkpoint of step {_STEPS} saw other data")
     assert "allow_other_data" in message
     process, output = train(tmp_path / "run", *flags, "--config.checkpoint.allow_other_data=True")
     assert process.wait(100) == 0, output.read_text()
@@ -183,22 +179,34 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
+_UNAWARE = """
+import sys
+from clipjax.core.checkpoint import CheckpointWriter
+CheckpointWriter.lack_of_space = lambda self, state: ""
+from clipjax.cli.main import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("aware", [True, False], ids=["found before", "found while writing"])
 def test_a_full_disk_costs_no_checkpoint_and_with_room_the_run_goes_on(
-    train, straight, final_state, small_disk
+    train, straight, final_state, small_disk, tmp_path, aware
 ):
     disk, resize = small_disk
+    script = tmp_path / "unaware.py"
+    script.write_text(_UNAWARE)
     flags = ["--config.checkpoint.keep=100", "--config.checkpoint.max_failed_saves=2"]
-    size = sum(p.stat().st_size for p in straight.rglob(f"checkpoints/{_STEPS:08d}/**/*"))
-    resize(int(3.5 * size / 1024))  # room for three checkpoints of ten
-    process, output = train(disk, *flags)
+    resize(3200)  # room for three checkpoints of six
+    process, output = train(disk, *flags, program="-mclipjax.cli.main" if aware else script)
     assert process.wait(100) == 1, output.read_text()
     text = output.read_text()
-    assert "warning: not saved" in text
-    last = text.splitlines()[-1]
-    assert last.startswith("error: the state was not saved (2 tries)"), text
     reader = CheckpointReader(disk / "checkpoints")
     newest = reader.newest_verified()
     assert newest == reader.steps()[-1] >= 4
+    assert "warning: not saved" in text
+    assert "Traceback" not in text
+    last = text.splitlines()[-1]
+    assert last.startswith("error: the state was not saved (2 tries)"), text
     assert f"the last good checkpoint is of step {newest}" in last
     assert sorted(p.name for p in reader.directory.iterdir()) == [
         f"{step:08d}" for step in reader.steps()
@@ -226,7 +234,7 @@ def test_a_loss_that_stays_nan_ends_the_run_and_keeps_the_checkpoint(train, stra
     import shutil
 
     shutil.copytree(straight, tmp_path / "run")
-    flags = ["--config.num_steps=200", "--config.optim.peak_learning_rate=1e38"]
+    flags = ["--config.num_steps=100", "--config.optim.peak_learning_rate=1e38"]
     process, output = train(tmp_path / "run", *flags, "--config.checkpoint.every_steps=1000")
     assert process.wait(100) == 1
     assert "not finite" in output.read_text().splitlines()[-1]
