@@ -23,10 +23,11 @@ os.environ.update(
     JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="0",
     HF_HUB_OFFLINE="1",
 )
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = (
-        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    )
+# Machine code of level 0 is made in half the time, which is most of the time of these tests; XLA's
+# own passes are the same. Child processes, and so the long runs, take the default.
+for _flag in ("xla_force_host_platform_device_count=8", "xla_backend_optimization_level=0"):
+    if _flag.partition("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{_flag}"
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
