@@ -94,3 +94,33 @@ def test_a_directory_without_checkpoints_is_a_mistake(tmp_path, capsys):
     err = capsys.readouterr().err
     assert err.startswith(f"error: {tmp_path}: no finished checkpoint")
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_scores_that_cannot_be_kept_are_still_reported(evaluate, trained):
+    blocked = trained[0] / "evaluation-00000012.json"
+    blocked.unlink(missing_ok=True)
+    blocked.mkdir()
+    try:
+        status, figures, out, err = evaluate("--tasks=colours")
+    finally:
+        blocked.rmdir()
+    assert status == 0
+    assert "top1" in out
+    assert figures["tasks"]["colours"]
+    assert f"warning: {blocked} cannot be written" in err
+
+
+@pytest.mark.slow
+def test_the_batch_size_of_the_command_line_is_used(evaluate, monkeypatch):
+    from clipjax.inference import load
+
+    sizes, encoder = [], load.Encoder
+
+    def recorded(*args, batch_size, **options):
+        sizes.append(batch_size)
+        return encoder(*args, batch_size=batch_size, **options)
+
+    monkeypatch.setattr(load, "Encoder", recorded)
+    assert evaluate("--tasks=colours", "--config.evals.batch_size=24")[0] == 0
+    assert sizes == [24]
