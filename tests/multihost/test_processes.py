@@ -182,3 +182,26 @@ def test_processes_with_different_configs_are_refused(launch, tmp_path):
     assert 0 not in run.wait(60)
     assert "process 1 has another config" in run.text(1)
     assert "process 1" in run.text(0)
+
+
+_PROBLEMS = """
+import sys
+from clipjax.core.distributed import Cluster, first_problem, joined
+
+process = int(sys.argv[-1].partition("=")[2])
+address = sys.argv[-3].partition("=")[2]
+cluster = Cluster(coordinator=address, num_processes=2, process_id=process)
+with joined(cluster):
+    for problems in (["", ""], ["", "disk of 1 f\\u00fcll"], ["disk of 0", "disk of 1"]):
+        print(repr(first_problem(problems[process])), flush=True)
+"""
+
+
+def test_the_problem_of_any_process_is_known_to_all(launch, tmp_path):
+    script = tmp_path / "problems.py"
+    script.write_text(_PROBLEMS, encoding="utf-8")
+    run = launch(tmp_path / "run", num_processes=2, script=script)
+    assert run.wait(60) == [0, 0], run.text(0)
+    for process in (0, 1):
+        lines = run.text(process).splitlines()
+        assert lines[-3:] == ["''", "'disk of 1 f\u00fcll'", "'disk of 0'"], lines
