@@ -111,6 +111,8 @@ def _only(config: TrainConfig, names: str | None) -> TrainConfig:
                     f"--tasks={names}: no task {name!r}.{did_you_mean(name, tasks)} "
                     f"There are: {', '.join(tasks)}."
                 )
+        if not chosen:
+            raise UsageError(f"--tasks={names}: names no task. There are: {', '.join(tasks)}.")
         tasks = {name: tasks[name] for name in chosen}
     if not tasks:
         raise UsageError(

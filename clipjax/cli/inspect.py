@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         figures |= _data(config)
     except UserError as error:
         figures["data_error"] = str(error)
-        print(f"\nthe data cannot be shown: {error}", file=sys.stderr)
+        print(f"\nthe rest is the data, which is not there yet: {error}", file=sys.stderr)
     else:
         _print_data(figures)
     return figures

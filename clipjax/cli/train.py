@@ -11,6 +11,7 @@ from typing import Any
 
 from clipjax.cli.configs import add_cluster_flags, add_config_flag, load_config
 from clipjax.cli.parser import Parser
+from clipjax.config import UserError
 
 
 def configure(parser: Parser) -> None:
@@ -40,6 +41,13 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     with joined(cluster) as lifeline:
         try:
             figures = train(config, Path(args.workdir), lifeline)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) and "ut of memory" not in str(error):
+                raise
+            raise UserError(
+                f"out of memory ({str(error).splitlines()[0]}). Lower data.global_batch_size, set "
+                "model.compute.remat, or split the model with mesh.fsdp."
+            ) from error
         except PreemptedError as preempted:
             print(preempted, file=sys.stderr)
             args.exit_status = preempted.exit_status

@@ -309,7 +309,12 @@ def find_checkpoints(directory: str | os.PathLike[str]) -> CheckpointReader:
 @functools.cache
 def _hush_orbax() -> None:
     """Leaves it to SaveError to tell what failed: on a full disk Orbax adds 200 tracebacks."""
-    told = ("_SignalingThread.run() raised", "Failed to run", "was never retrieved")
+    told = (
+        "_SignalingThread.run() raised",
+        "Failed to run",
+        "was never retrieved",
+        "destroyed but",
+    )
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(
             lambda record: not any(what in record.getMessage() for what in told)

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import sys
 import threading
 from collections.abc import Mapping
 
@@ -46,6 +47,13 @@ class BadSamples:
             self.seen += 1
             self.by_reason[error.reason] += 1
             total = self.total
+            if total == 1:  # the others are counted in the metrics
+                print(
+                    f"warning: {where}: {error}. Such samples are counted (data/bad_samples) and "
+                    "replaced by others.",
+                    file=sys.stderr,
+                    flush=True,
+                )
             if total > self._max_share * max(self.seen, _GRACE_SAMPLES):
                 counts = ", ".join(f"{n} {reason}" for reason, n in self.by_reason.most_common())
                 raise UserError(

@@ -64,11 +64,18 @@ class Model:
         one = isinstance(images, str | bytes | os.PathLike | Image.Image) or (
             isinstance(images, np.ndarray) and images.ndim == 3
         )
+        one = one or not isinstance(images, Iterable)
         listed: Sequence[ImageLike] = [images] if one else list(images)  # type: ignore[list-item, arg-type]
         return self.encoder.images(self.params, _Pictures(listed))
 
     def encode_text(self, texts: str | Sequence[str]) -> Embeds:
-        """Returns unit vectors, float32, one a text."""
+        """Returns unit vectors, float32, one a text.
+
+        Raises:
+            UserError: if `texts` is neither a text nor texts.
+        """
+        if not isinstance(texts, Iterable) or not all(isinstance(text, str) for text in texts):
+            raise UserError(f"expected a text or a sequence of texts, found {texts!r:.80}.")
         return self.encoder.texts(self.params, [texts] if isinstance(texts, str) else list(texts))
 
     def similarity(
@@ -110,10 +117,16 @@ def _pixels(image: ImageLike, index: int) -> np.ndarray:
             return on_white(image)
         if isinstance(image, bytes):
             return decode_image(image, _MAX_PIXELS)
-        with open(image, "rb") as file:
-            return decode_image(file.read(), _MAX_PIXELS)
+        if isinstance(image, str | os.PathLike):
+            with open(image, "rb") as file:
+                return decode_image(file.read(), _MAX_PIXELS)
+        raise UserError(
+            f"image {index} is a {type(image).__name__}; expected a path, encoded bytes, a PIL "
+            "image or a uint8 array."
+        )
     except (BadSampleError, OSError) as error:
-        raise UserError(f"image {index}: {error}.") from error
+        name = f" ({os.fspath(image)})" if isinstance(image, str | os.PathLike) else ""
+        raise UserError(f"image {index}{name}: {error}.") from error
 
 
 def load(

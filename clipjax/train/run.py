@@ -104,6 +104,12 @@ def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any
                 results.update(to_json(scores))
 
             _say(_headline(config, source, mesh.size, first_step))
+            if config.data.global_batch_size > len(source):
+                _say(
+                    f"warning: data.global_batch_size={config.data.global_batch_size:,} is more "
+                    f"than the {len(source):,} pairs: a batch holds pairs several times, and their "
+                    "copies count as wrong answers."
+                )
             meter = Meter(config, _peak_flops(), lambda: batches.wait_seconds)
             loop = Loop(
                 config,
@@ -161,7 +167,7 @@ def _peak_flops() -> float:
     multiply = jax.jit(lambda x: x @ x)
     x = jnp.ones((side, side))
     best = float("inf")
-    for _ in range(5):
+    for _ in range(20):  # the best: other programs only slow it down
         start = time.perf_counter()
         jax.block_until_ready(multiply(x))
         best = min(best, time.perf_counter() - start)
@@ -222,7 +228,8 @@ class _locked:  # noqa: N801
             self._file = open(self._workdir / ".lock", "a+")
         except OSError as error:
             raise UserError(
-                f"--workdir={self._workdir}: cannot be written ({error.strerror})."
+                f"--workdir={self._workdir}: cannot be written (expected a folder; "
+                f"{error.strerror})."
             ) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -70,7 +70,7 @@ def test_a_picture_is_drawn(evaluate, tmp_path):
             2,
             "no task 'color'. Did you mean 'colours'? There are: colours, pairs.",
         ),
-        (["--tasks="], 2, "nothing to evaluate"),
+        (["--tasks="], 2, "names no task. There are: colours, pairs."),
         (["--step=5"], 1, "no checkpoint of step 5. There are [8, 12]."),
         (["--picture=found.pgn"], 2, "--picture=found.pgn: expected a name that ends in .png."),
         (["--picture=x.png", "--tasks=colours"], 2, "--picture needs a retrieval task"),

@@ -94,7 +94,10 @@ def test_data_that_is_not_there_does_not_hide_the_rest(inspect, capsys):
     figures = inspect("--config.data.shards=nothing/*.tar")
     assert "first_batch" not in figures
     assert "nothing/*.tar" in figures["data_error"]
-    assert f"the data cannot be shown: {figures['data_error']}" in capsys.readouterr().err
+    assert (
+        f"the rest is the data, which is not there yet: {figures['data_error']}"
+        in capsys.readouterr().err
+    )
     assert math.isfinite(figures["num_parameters"])
 
 

@@ -111,7 +111,13 @@ def test_help_lists_the_commands_and_the_exit_statuses(capsys):
         for name, (_, what, _) in COMMANDS.items():
             assert f"{name} " in out
             assert what in out
-    assert [line.split()[0] for line in EXIT_STATUSES.splitlines()[1:]] == ["0", "1", "2", "75"]
+    assert [line.split()[0] for line in EXIT_STATUSES.splitlines()[1:]] == [
+        "0",
+        "1",
+        "2",
+        "75",
+        "130",
+    ]
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "inspect", "data"])

@@ -180,6 +180,17 @@ def test_bad_samples_are_counted_by_reason(bad_shard):
     assert pairs.bad_samples.seen == 24 + counts.total()
 
 
+def test_the_first_bad_sample_is_named_and_the_others_are_counted(bad_shard, capsys):
+    pairs = make_pairs([bad_shard], max_bad_share=1.0)
+    for p in range(40):
+        fill(pairs, p)
+    assert pairs.bad_samples.total > 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: ")
+    assert ".tar: " in line
+    assert "data/bad_samples" in line
+
+
 def test_too_many_bad_samples_stop_the_run_and_name_shard_and_key(bad_shard):
     """A share of 0.003 allows three among the first thousand; the fourth is one too many."""
     pairs = make_pairs([bad_shard], max_bad_share=0.003)

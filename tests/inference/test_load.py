@@ -2,6 +2,8 @@
 
 import io
 import shutil
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -117,3 +119,38 @@ def test_png_bytes_in_memory(model, pictures):
     np.testing.assert_allclose(
         model.encode_image(out.getvalue()), model.encode_image(pictures[0]), atol=1e-6
     )
+
+
+_WRONG = """
+import sys, clipjax
+model = clipjax.load(sys.argv[1])
+for call in (
+    lambda: model.encode_image(3),
+    lambda: model.encode_image([None]),
+    lambda: model.encode_text(3),
+    lambda: model.encode_text([b"a cat"]),
+):
+    try:
+        call()
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.slow
+def test_what_is_neither_picture_nor_text_is_named(trained, make_child_env):
+    """In a process of its own, where types are not checked at every call as in these tests."""
+    done = subprocess.run(
+        [sys.executable, "-c", _WRONG, trained[0]],
+        env=make_child_env(1),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    kinds = "expected a path, encoded bytes, a PIL image or a uint8 array."
+    assert done.stdout.splitlines() == [
+        f"UserError image 0 is a int; {kinds}",
+        f"UserError image 0 is a NoneType; {kinds}",
+        "UserError expected a text or a sequence of texts, found 3.",
+        "UserError expected a text or a sequence of texts, found [b'a cat'].",
+    ]

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from clipjax.config.errors import UserError
+from clipjax.config.errors import UsageError, UserError
 from clipjax.data.tar_index import HEADER_BYTES, ShardIndex, open_index
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -46,12 +46,13 @@ def expand_shards(root: str, patterns: str) -> list[str]:
             found += [os.path.join(root, name) for name in names]
         if not found:
             raise UserError(
-                f"data.shards={pattern!r}: matches no file below data.root={root!r}. Check the "
-                "pattern, or make shards with `clipjax data emoji --out DIR`."
+                f"data.shards={pattern!r}: matches no file below data.root={root!r} (seen from "
+                f"{os.getcwd()}). Check both; set them with --config.data.root= and "
+                "--config.data.shards=. `clipjax data emoji --out DIR` makes shards."
             )
         paths += found
     if not paths:
-        raise UserError(
+        raise UsageError(
             "data.shards is empty. Name WebDataset shards, e.g. --config.data.shards='train/*.tar'."
         )
     return sorted(set(paths))
