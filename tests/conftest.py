@@ -248,6 +248,22 @@ def trained(tmp_path_factory, tiny_config):
     return workdir, figures
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of its own, and a function that gives it another size in kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(size, *options):
+        command = ["mount", "-t", "tmpfs", "-o", ",".join([f"size={size}k", *options])]
+        return subprocess.run([*command, "none", disk], capture_output=True, check=False)
+
+    if mount(100_000).returncode:
+        pytest.skip("a disk of its own can be mounted by root only")
+    yield disk, lambda size: mount(size, "remount")
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
 @pytest.fixture(scope="session")
 def replace_in():
     """`dataclasses.replace` for a dotted path: replace_in(config, "data.shards", "x")."""

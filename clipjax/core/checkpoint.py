@@ -308,7 +308,7 @@ def find_checkpoints(directory: str | os.PathLike[str]) -> CheckpointReader:
 
 @functools.cache
 def _hush_orbax() -> None:
-    """Leaves it to SaveError to tell what failed: on a full disk Orbax adds 200 tracebacks."""
+    """Leaves it to SaveError to tell what failed: Orbax adds a traceback for every array."""
     told = (
         "_SignalingThread.run() raised",
         "Failed to run",

@@ -61,10 +61,11 @@ class Model:
         Raises:
             UserError: if a picture cannot be read.
         """
-        one = isinstance(images, str | bytes | os.PathLike | Image.Image) or (
-            isinstance(images, np.ndarray) and images.ndim == 3
+        one = (
+            isinstance(images, str | bytes | os.PathLike | Image.Image)
+            or (isinstance(images, np.ndarray) and images.ndim == 3)
+            or not isinstance(images, Iterable)
         )
-        one = one or not isinstance(images, Iterable)
         listed: Sequence[ImageLike] = [images] if one else list(images)  # type: ignore[list-item, arg-type]
         return self.encoder.images(self.params, _Pictures(listed))
 

@@ -3,7 +3,6 @@
 import collections
 import importlib.metadata
 import json
-import os
 import subprocess
 import sys
 
@@ -193,7 +192,7 @@ def test_several_processes_of_a_job_check_each_other(make_child_env, tmp_path):
     processes = [
         subprocess.Popen(
             [*command, f"--process_id={i}"],
-            env={**os.environ, **make_child_env(1)},
+            env=make_child_env(1),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

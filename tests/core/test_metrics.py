@@ -1,6 +1,5 @@
 import json
 import math
-import subprocess
 import sys
 import types
 
@@ -86,22 +85,6 @@ def test_tensorboard_events_grow_with_every_write(tmp_path):
     sink.close()
     assert 0 < sizes[0] < sizes[1]
     assert b"train/loss" in file.read_bytes()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 64 kB, and a function that gives it another size."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-
-    def mount(size, *options):
-        command = ["mount", "-t", "tmpfs", "-o", ",".join([f"size={size}k", *options])]
-        return subprocess.run([*command, "none", disk], capture_output=True, check=False)
-
-    if mount(64).returncode:
-        pytest.skip("a disk of its own can be mounted by root only")
-    yield disk, lambda size: mount(size, "remount")
-    subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 # tensorboardX leaves a file open that it could not flush.

@@ -163,22 +163,6 @@ def test_another_model_is_refused(train, straight):
     assert "holds another model" in output.read_text().splitlines()[-1]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of its own, and a function that gives it another size in kB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-
-    def mount(size, *options):
-        command = ["mount", "-t", "tmpfs", "-o", ",".join([f"size={size}k", *options])]
-        return subprocess.run([*command, "none", disk], capture_output=True, check=False)
-
-    if mount(100_000).returncode:
-        pytest.skip("a disk of its own can be mounted by root only")
-    yield disk, lambda size: mount(size, "remount")
-    subprocess.run(["umount", "--lazy", disk], check=True)
-
-
 _UNAWARE = """
 import sys
 from clipjax.core.checkpoint import CheckpointWriter

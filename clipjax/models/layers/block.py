@@ -141,7 +141,7 @@ def _gradient_once(x: jax.Array) -> jax.Array:
     """Returns x; on CPU its gradient is computed once and not again in every block before.
 
     XLA on CPU fuses the additions along the residual stream: the gradient at a block is recomputed
-    from those of all blocks behind it, in fusions of up to 179 operands for ViT-B/32.
+    from those of all blocks behind it.
     """
     return x
 
