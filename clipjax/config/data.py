@@ -1,21 +1,55 @@
 """What a run reads."""
 
 import dataclasses
+import re
+from collections.abc import Mapping
 from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MixtureConfig:
+    """One of several sources that a run draws from.
+
+    Attributes:
+        shards: as `data.shards`.
+        weight: its share of the samples is this over the sum of all.
+        replacement: draw every sample anew, instead of each once an epoch.
+    """
+
+    shards: str = ""
+    weight: float = 1.0
+    replacement: bool = False
+
+    def __post_init__(self):
+        if not 0 < self.weight < float("inf"):
+            raise ValueError(f"weight={self.weight} must be positive")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Image-text pairs in WebDataset shards, and how they become batches.
+    """Image-text pairs, and how they become batches.
 
     Attributes:
         root: directory that `shards` and the files of evaluation tasks are relative to.
-        shards: patterns with `*` and `{00000..00041}`, separated by spaces.
+        shards: patterns of WebDataset shards with `*` and `{00000..00041}`, separated by spaces;
+            or one address of another source: a folder that `clipjax data index` made, a list
+            (.csv, .tsv, .jsonl, .parquet) of image files and captions, a folder of images, or
+            tfds:NAME:SPLIT.
+        mixture: several sources by name, instead of `shards`.
         global_batch_size: pairs of one step over all devices of all processes.
         shuffle_seed: of the order, the crops and the choice of captions.
         threads: decoding threads of each process; 0 for one a core.
         caption: where the caption is: "txt" (the .txt member) or "json.FIELD" (a text or a list of
-            texts in the .json member; one of a list is drawn for each sample).
+            texts in the .json member; one of a list is drawn for each sample). Of several, with
+            weights such as "txt:3 json.captions:1", one is drawn for each sample.
+        image_mode: fast (on the host, by OpenCV), device (the host decodes, the compiled step
+            crops and resizes) or exact (Pillow's antialiased bicubic filter).
+        canvas_size: side of the square in which the device gets an image in mode device; larger
+            images are cropped, and if need be shrunk, to fit.
+        window_shards: examples are shuffled within windows of so many shards, which are fetched
+            whole; 0 for among all; None for 8 where shards are remote and 0 where they are not.
+        lanes: parts of a windowed order that hosts read apart from each other; a multiple of the
+            number of hosts lets each read its own shards; 0 for up to 64.
         shuffled_captions: pairs every image with the caption of another one: the negative control,
             which must end at chance.
         crop_scale: smallest and largest area of the random crop, as a share of the image.
@@ -28,10 +62,15 @@ class DataConfig:
 
     root: str = "."
     shards: str = ""
+    mixture: Mapping[str, MixtureConfig] = dataclasses.field(default_factory=dict)
     global_batch_size: int = 256
     shuffle_seed: int = 0
     threads: int = 0
     caption: str = "txt"
+    image_mode: Literal["fast", "device", "exact"] = "fast"
+    canvas_size: int = 512
+    window_shards: int | None = None
+    lanes: int = 0
     shuffled_captions: bool = False
     crop_scale: tuple[float, float] = (0.9, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -46,8 +85,18 @@ class DataConfig:
             raise ValueError(f"shuffle_seed={self.shuffle_seed} must be in [0, 2**63)")
         if self.threads < 0:
             raise ValueError(f"threads={self.threads} must not be negative")
-        if not (self.caption == "txt" or self.caption.startswith("json.")):
-            raise ValueError(f"caption={self.caption!r} must be 'txt' or 'json.FIELD'")
+        self._check_caption()
+        if self.canvas_size < 1:
+            raise ValueError(f"canvas_size={self.canvas_size} must be positive")
+        if self.window_shards is not None and self.window_shards < 0:
+            raise ValueError(f"window_shards={self.window_shards} must not be negative")
+        if self.lanes < 0 or (self.lanes and self.global_batch_size % self.lanes):
+            raise ValueError(
+                f"lanes={self.lanes} must be 0 or divide global_batch_size="
+                f"{self.global_batch_size}"
+            )
+        if self.shards and self.mixture:
+            raise ValueError("shards and mixture cannot both be given")
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError(
@@ -56,6 +105,16 @@ class DataConfig:
         low, high = self.crop_ratio
         if not 0 < low <= high:
             raise ValueError(f"crop_ratio={self.crop_ratio} must be 0 < low <= high")
+
+    def _check_caption(self) -> None:
+        for place in self.caption.split() or [""]:
+            if not re.fullmatch(r"(txt|json\.[^:]+)(:\d*\.?\d+)?", place):
+                raise ValueError(
+                    f"caption={self.caption!r} must be 'txt', 'json.FIELD', or several of them "
+                    "with weights, e.g. 'txt:3 json.captions:1'"
+                )
+        if not any(float(p.partition(":")[2] or 1) > 0 for p in self.caption.split()):
+            raise ValueError(f"caption={self.caption!r}: every weight is 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,43 +16,60 @@ from clipjax.config import TrainConfig, UserError, from_config_dict, to_json_dic
 from clipjax.core.checkpoint import CheckpointReader
 from clipjax.core.distributed import broadcast_bytes, broadcast_int
 from clipjax.core.mesh import batch_sharding, check_batch_size, local_rows, put_rows
+from clipjax.data.captions import caption_members
+from clipjax.data.opening import Sources, make_order, open_sources, order_record
 from clipjax.data.order import Order
-from clipjax.data.pairs import TrainingPairs, caption_member
+from clipjax.data.pairs import TrainingPairs
 from clipjax.data.pipeline import Batches, DeviceBatches
-from clipjax.data.sources.tar_shards import TarShards, expand_shards
+from clipjax.data.sources.tar_shards import TarShards
 from clipjax.data.tokenizers import Tokenizer, make_tokenizer, tokenizer_from_json
 from clipjax.train.state import TrainState, abstract_state, as_dict, init_state
+
+_DAMAGED_SHOWN = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
     """The samples of a run and the function that says which batch is made of which."""
 
-    source: TarShards
+    source: Sources
     order: Order
     tokenizer: Tokenizer
     pairs: TrainingPairs
 
 
-def open_source(config: TrainConfig) -> TarShards:
-    """Returns the shards of a run; incomplete samples are counted on standard error."""
-    data = config.data
-    source = TarShards(
-        expand_shards(data.root, data.shards),
-        needs=(caption_member(data.caption),),
-        index_dir=data.index_dir,
-    )
-    if source.num_incomplete and jax.process_index() == 0:
+def open_source(config: TrainConfig) -> Sources:
+    """Returns the sources of a run; what is wrong with them is said on standard error."""
+    sources = open_sources(config.data)
+    if jax.process_index() != 0:
+        return sources
+    for source in sources.parts.values():
+        if isinstance(source, TarShards):
+            _tell(source, caption_members(config.data.caption))
+    return sources
+
+
+def _tell(source: TarShards, needs: tuple[str, ...]) -> None:
+    if source.num_incomplete:
+        first = f"; the first is {source.example_incomplete}" if source.example_incomplete else ""
         print(
-            f"{source.num_incomplete:,} samples lack an image or .{caption_member(data.caption)} "
-            f"and are left out; the first is {source.example_incomplete}.",
+            f"{source.num_incomplete:,} samples lack an image or .{', .'.join(needs)} and are left "
+            f"out{first}.",
             file=sys.stderr,
         )
-    return source
+    damaged = list(source.damage.items())
+    for path, damage in damaged[:_DAMAGED_SHOWN]:
+        print(f"warning: {path}: {damage}", file=sys.stderr)
+    if len(damaged) > _DAMAGED_SHOWN:
+        print(
+            f"warning: {len(damaged) - _DAMAGED_SHOWN:,} more shards are damaged; `clipjax data "
+            "check` lists them.",
+            file=sys.stderr,
+        )
 
 
 def open_data(
-    config: TrainConfig, source: TarShards, saved_tokenizer: bytes | None
+    config: TrainConfig, source: Sources, saved_tokenizer: bytes | None
 ) -> TrainingData:
     """Returns the data of a run.
 
@@ -61,11 +78,7 @@ def open_data(
         source: its samples.
         saved_tokenizer: of the checkpoint that is resumed; None trains a new one, in process 0.
     """
-    order = Order(
-        num_examples=len(source),
-        global_batch_size=config.data.global_batch_size,
-        seed=config.data.shuffle_seed,
-    )
+    order = make_order(config.data, source)
     if saved_tokenizer is None and jax.process_index() == 0:
         saved_tokenizer = json.dumps(_new_tokenizer(config, source, order).to_json()).encode()
     tokenizer = tokenizer_from_json(json.loads(broadcast_bytes(saved_tokenizer)))
@@ -75,15 +88,15 @@ def open_data(
     return TrainingData(source, order, tokenizer, pairs)
 
 
-def _new_tokenizer(config: TrainConfig, source: TarShards, order: Order) -> Tokenizer:
+def _new_tokenizer(config: TrainConfig, source: Sources, order: Order) -> Tokenizer:
     from clipjax.data.decode import BadSampleError
-    from clipjax.data.pairs import choose_caption
+    from clipjax.data.captions import choose_caption
 
     def captions():
         count = min(len(source), config.tokenizer.training_captions)
         for example in order.examples(np.arange(count)):
             try:
-                yield choose_caption(source[int(example)], config.data.caption, 0.0)
+                yield choose_caption(source[int(example)], config.data.caption)
             except BadSampleError:
                 continue  # counted where the sample is used
 
@@ -114,7 +127,7 @@ def device_batches(
     rows = local_rows(mesh, size)
     batches = Batches(
         lambda step: data.order.samples(step, rows),
-        data.pairs,
+        data.pairs.plan,
         data.pairs.row_spec,
         first_step=first_step,
         threads=config.data.threads,
@@ -126,14 +139,16 @@ def device_batches(
     return DeviceBatches(batches, put)
 
 
-def run_record(config: TrainConfig, source: TarShards) -> dict[str, Any]:
+def run_record(config: TrainConfig, source: Sources) -> dict[str, Any]:
     """Returns what must not change under a run: which samples there are, in which order."""
-    return {
+    record = {
         "manifest": source.digest(),
         "samples": len(source),
         "global_batch_size": config.data.global_batch_size,
         "shuffle_seed": config.data.shuffle_seed,
     }
+    order = order_record(config.data, make_order(config.data, source), source)
+    return record | ({"order": order} if order else {})
 
 
 def checkpoint_files(
