@@ -149,7 +149,7 @@ class TarShards(Sequence[Mapping[str, bytes]]):
                 except OSError as error:
                     raise self._changed(shard, error.strerror or "cannot be opened") from error
                 stat = os.fstat(handle)
-                if (stat.st_size, stat.st_mtime_ns) != (table.size, table.mtime_ns):
+                if (stat.st_size, str(stat.st_mtime_ns)) != (table.size, table.version):
                     os.close(handle)
                     raise self._changed(shard, "its size or modification time is another one")
                 self._handles[shard] = handle
