@@ -1,7 +1,7 @@
 """Layer 0: every field and default of a run, without JAX."""
 
 from clipjax.config.convert import from_config_dict, to_config_dict, to_json_dict
-from clipjax.config.data import AugmentConfig, DataConfig, TokenizerConfig
+from clipjax.config.data import AugmentConfig, DataConfig, RemoteConfig, TokenizerConfig
 from clipjax.config.errors import UsageError, UserError, did_you_mean
 from clipjax.config.evals import EvalsConfig, TaskConfig
 from clipjax.config.model import (
@@ -37,6 +37,7 @@ __all__ = [
     "LossConfig",
     "MeshConfig",
     "OptimConfig",
+    "RemoteConfig",
     "TaskConfig",
     "TextConfig",
     "TokenizerConfig",
