@@ -26,6 +26,55 @@ class MixtureConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RemoteConfig:
+    """How shards with s3://, gs://, http:// and https:// are read; paths need none of it.
+
+    Attributes:
+        request_timeout_seconds: a request without its whole answer by then counts as failed.
+        retry_seconds: how long failed requests of one read are repeated; 0 for never.
+        concurrency: requests of a process at one time.
+        block_bytes: files are fetched and kept in blocks of this size.
+        cache_dir: folder of the blocks, shared by all processes of a machine; empty for
+            `clipjax/blocks` in the user's cache directory.
+        cache_bytes: the blocks used longest ago are removed beyond this; 0 keeps none on the disk.
+        endpoint: URL of an S3 server that is not Amazon's; empty for Amazon's.
+        region: of the S3 buckets; empty for the one that the environment names.
+        anonymous: requests are not signed: for public buckets, without credentials.
+    """
+
+    request_timeout_seconds: float = 30.0
+    retry_seconds: float = 300.0
+    concurrency: int = 16
+    block_bytes: int = 8 << 20
+    cache_dir: str = ""
+    cache_bytes: int = 20_000_000_000
+    endpoint: str = ""
+    region: str = ""
+    anonymous: bool = False
+
+    def __post_init__(self):
+        if not 0 < self.request_timeout_seconds < float("inf"):
+            raise ValueError(
+                f"request_timeout_seconds={self.request_timeout_seconds} must be positive"
+            )
+        if not 0 <= self.retry_seconds < float("inf"):
+            raise ValueError(f"retry_seconds={self.retry_seconds} must not be negative")
+        if self.concurrency < 1:
+            raise ValueError(f"concurrency={self.concurrency} must be positive")
+        if self.block_bytes < 1:
+            raise ValueError(f"block_bytes={self.block_bytes} must be positive")
+        if self.cache_bytes and self.cache_bytes < self.block_bytes:
+            raise ValueError(
+                f"cache_bytes={self.cache_bytes} must be 0 or at least block_bytes="
+                f"{self.block_bytes}"
+            )
+        if self.endpoint and not self.endpoint.startswith(("http://", "https://")):
+            raise ValueError(f"endpoint={self.endpoint!r} must begin with http:// or https://")
+        if "@" in self.endpoint:
+            raise ValueError("endpoint must hold no user or password: set them in the environment")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Image-text pairs, and how they become batches.
 
@@ -58,6 +107,7 @@ class DataConfig:
         max_bad_share: the run stops when more than this share of the samples could not be used.
         index_dir: where tar indexes are kept; None for beside the shards where that is writable,
             else the user's cache directory.
+        remote: how shards that are not on this machine are read.
     """
 
     root: str = "."
@@ -77,6 +127,7 @@ class DataConfig:
     max_image_pixels: int = 64_000_000
     max_bad_share: float = 0.01
     index_dir: str | None = None
+    remote: RemoteConfig = RemoteConfig()
 
     def __post_init__(self):
         if self.global_batch_size < 1:

@@ -102,7 +102,7 @@ def open_address(address: str, data: DataConfig, needs: Sequence[str] | None = N
     """
     needs = caption_members(data.caption) if needs is None else tuple(needs)
     path = Path(data.root) / address
-    if is_manifest(str(path)):
+    if address and not is_remote(data.root) and is_manifest(str(path)):
         manifest = Manifest.load(path.parent if path.name == FILE else path)
         assert manifest.folder is not None
         own = manifest.folder / INDEXES
