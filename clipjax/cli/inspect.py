@@ -117,7 +117,7 @@ def _data(config: TrainConfig) -> dict[str, Any]:
     source = open_source(config)
     data = open_data(config, source, None)
     batches = Batches(
-        data.order.samples, data.pairs, data.pairs.row_spec, threads=config.data.threads
+        data.order.samples, data.pairs.plan, data.pairs.row_spec, threads=config.data.threads
     )
     try:
         batch = next(batches)

@@ -143,8 +143,7 @@ class DataConfig:
             raise ValueError(f"window_shards={self.window_shards} must not be negative")
         if self.lanes < 0 or (self.lanes and self.global_batch_size % self.lanes):
             raise ValueError(
-                f"lanes={self.lanes} must be 0 or divide global_batch_size="
-                f"{self.global_batch_size}"
+                f"lanes={self.lanes} must be 0 or divide global_batch_size={self.global_batch_size}"
             )
         if self.shards and self.mixture:
             raise ValueError("shards and mixture cannot both be given")

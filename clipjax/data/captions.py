@@ -19,9 +19,7 @@ def caption_places(caption: str) -> tuple[tuple[str, float], ...]:
     pairs = [place.partition(":")[::2] for place in caption.split()]
     weights = [float(weight or 1) for _, weight in pairs]
     total = sum(weights)
-    return tuple(
-        (place, weight / total) for (place, _), weight in zip(pairs, weights, strict=True)
-    )
+    return tuple((place, weight / total) for (place, _), weight in zip(pairs, weights, strict=True))
 
 
 def caption_members(caption: str) -> tuple[str, ...]:

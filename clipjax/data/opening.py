@@ -4,18 +4,17 @@ import bisect
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from clipjax.config import DataConfig, UsageError, UserError
 from clipjax.data.captions import caption_members
 from clipjax.data.keyed import mix
-from clipjax.data.manifest import FILE, INDEXES, Manifest, is_manifest
 from clipjax.data.order import Order
+from clipjax.data.sources.opening import open_source
 from clipjax.data.sources.source import Source
 from clipjax.data.sources.tar_shards import TarShards
-from clipjax.data.storage import is_remote, list_urls, open_storage
+from clipjax.data.storage import is_remote
 from clipjax.data.streams import FullShuffle, Piece, Stream, WindowedShuffle, WithReplacement
 
 _WINDOW_OF_REMOTE = 8
@@ -101,22 +100,7 @@ def open_address(address: str, data: DataConfig, needs: Sequence[str] | None = N
         UserError: if it cannot be read or is empty.
     """
     needs = caption_members(data.caption) if needs is None else tuple(needs)
-    path = Path(data.root) / address
-    if address and not is_remote(data.root) and is_manifest(str(path)):
-        manifest = Manifest.load(path.parent if path.name == FILE else path)
-        assert manifest.folder is not None
-        own = manifest.folder / INDEXES
-        index_dir = str(own) if own.is_dir() else data.index_dir
-        storage = open_storage([manifest.url(0)], data.remote)
-        return TarShards(manifest, needs=needs, index_dir=index_dir, storage=storage)
-    from clipjax.data.sources.addresses import open_other
-
-    other = open_other(address, data.root, needs)
-    if other is not None:
-        return other
-    urls = list_urls(data.root, address, data.remote)
-    storage = open_storage(urls, data.remote)
-    return TarShards(urls, needs=needs, index_dir=data.index_dir, storage=storage)
+    return open_source(address, data.root, needs, index_dir=data.index_dir, remote=data.remote)
 
 
 def make_order(data: DataConfig, sources: Sources) -> Order:

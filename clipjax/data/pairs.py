@@ -11,10 +11,10 @@ from clipjax.config import DataConfig, UserError
 from clipjax.data.captions import choose_caption
 from clipjax.data.decode import BadSampleError
 from clipjax.data.keyed import uniforms
+from clipjax.data.opening import Sources
 from clipjax.data.order import Order
 from clipjax.data.permutation import permute
 from clipjax.data.pipeline import FillPlanned
-from clipjax.data.opening import Sources
 from clipjax.data.stages import StageClock
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.data.training_images import MODES, TrainingImages

@@ -47,7 +47,7 @@ class Stream(Protocol):
         ...
 
     def upcoming(self, lane: int, place: int, count: int) -> tuple[Piece, ...]:
-        """Returns what `count` places read, and what comes soon after; nothing if that can be any."""
+        """Returns what `count` places read, and what comes soon after; () if it can be any."""
         ...
 
 

@@ -68,9 +68,7 @@ def _tell(source: TarShards, needs: tuple[str, ...]) -> None:
         )
 
 
-def open_data(
-    config: TrainConfig, source: Sources, saved_tokenizer: bytes | None
-) -> TrainingData:
+def open_data(config: TrainConfig, source: Sources, saved_tokenizer: bytes | None) -> TrainingData:
     """Returns the data of a run.
 
     Args:
@@ -89,8 +87,8 @@ def open_data(
 
 
 def _new_tokenizer(config: TrainConfig, source: Sources, order: Order) -> Tokenizer:
-    from clipjax.data.decode import BadSampleError
     from clipjax.data.captions import choose_caption
+    from clipjax.data.decode import BadSampleError
 
     def captions():
         count = min(len(source), config.tokenizer.training_captions)

@@ -9,7 +9,7 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageFile
 
-from clipjax.data.decode import BadSampleError, decode_image, resize_exact, resize_into
+from clipjax.data.decode import BadSampleError, decode_image
 
 MOST = 1_000_000
 
@@ -205,57 +205,3 @@ def test_decoding_in_threads_leaves_the_warnings_of_the_process_alone():
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda data: decode_image(data, MOST), files * 100))
     assert list(warnings.filters) == before
-
-
-def torchvision_eval(image, side):
-    """Resize(side, BICUBIC) of the short side, then CenterCrop(side), as torchvision defines them.
-
-    The long side is int(side * long / short); the crop starts at int(round((length - side) / 2)).
-    """
-    height, width = image.shape[:2]
-    if width <= height:
-        size = side, int(side * height / width)
-    else:
-        size = int(side * width / height), side
-    resized = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
-    left, top = round((size[0] - side) / 2.0), round((size[1] - side) / 2.0)
-    return np.asarray(resized.crop((left, top, left + side, top + side)))
-
-
-@pytest.mark.parametrize("side", [16, 17, 31])
-@pytest.mark.parametrize(
-    ("height", "width"),
-    [(40, 40), (16, 16), (67, 100), (100, 67), (17, 16), (16, 19), (9, 5), (200, 31), (1, 7)],
-)
-def test_resize_exact_is_torchvisions_transform(height, width, side):
-    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    out = np.zeros((side, side, 3), np.uint8)
-    resize_exact(image, out)
-    np.testing.assert_array_equal(out, torchvision_eval(image, side))
-
-
-@pytest.mark.parametrize("box", [(0, 0, 30, 20), (3, 2, 11, 10), (5, 5, 6, 6), (0, 0, 30, 1)])
-def test_resize_into_fills_every_pixel_of_a_row_of_a_batch(box):
-    batch = np.full((3, 16, 16, 3), 7, np.uint8)
-    left, top, right, bottom = box
-    image = np.full((20, 30, 3), 7, np.uint8)
-    image[top:bottom, left:right] = 200
-    resize_into(image, box, batch[1])
-    assert (batch[1] == 200).all()
-    assert (batch[[0, 2]] == 7).all()
-
-
-def test_resize_into_averages_where_it_shrinks():
-    """Blocks of 4 x 4 pixels become their mean: area interpolation, no aliasing."""
-    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    out = np.zeros((16, 16, 3), np.uint8)
-    resize_into(image, (0, 0, 64, 64), out)
-    means = image.reshape(16, 4, 16, 4, 3).mean(axis=(1, 3))
-    np.testing.assert_allclose(out, means, atol=0.51)
-
-
-def test_resize_into_at_equal_size_copies_the_box():
-    image = pixels()
-    out = np.zeros((16, 16, 3), np.uint8)
-    resize_into(image, (5, 3, 21, 19), out)
-    np.testing.assert_array_equal(out, image[3:19, 5:21])

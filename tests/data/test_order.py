@@ -2,13 +2,14 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipjax.data.order import Order, permute
+from clipjax.data.order import shuffled
+from clipjax.data.permutation import permute
 
 SEEDS = st.integers(0, 2**64 - 1)
 
 
 def order(num_examples=48, global_batch_size=8, seed=0):
-    return Order(num_examples=num_examples, global_batch_size=global_batch_size, seed=seed)
+    return shuffled(num_examples=num_examples, global_batch_size=global_batch_size, seed=seed)
 
 
 @settings(deadline=None, max_examples=60)

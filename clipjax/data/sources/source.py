@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """Samples by number: what every source of training data gives."""
+=======
+"""What every source of samples is: encoded bytes by number."""
+>>>>>>> src
 
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
@@ -9,6 +13,7 @@ class Source(Protocol):
     """Samples by number; threads may share an instance."""
 
     def __len__(self) -> int:
+<<<<<<< HEAD
         """Returns their number."""
         ...
 
@@ -17,6 +22,17 @@ class Source(Protocol):
 
         Raises:
             BadSampleError: if this sample cannot be read, and others can.
+=======
+        """Returns the number of samples."""
+        ...
+
+    def __getitem__(self, index: int) -> Mapping[str, bytes]:
+        """Returns {"image": encoded bytes, "txt": ..., "json": ...}: the image and what was needed.
+
+        Raises:
+            IndexError: if there is no such sample.
+            BadSampleError: if this one cannot be read.
+>>>>>>> src
         """
         ...
 

@@ -109,8 +109,7 @@ class TarShards:
         shard, row = self._locate(index)
         table = self._table(shard)
         return {
-            kind: self._read(shard, table, row, column)
-            for column, kind in enumerate(self._members)
+            kind: self._read(shard, table, row, column) for column, kind in enumerate(self._members)
         }
 
     def __iter__(self):
