@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         UserError: if the source cannot be used, or the folder holds something else.
     """
     check_output_arguments(args)
-    from clipjax.data.pairs import caption_member
+    from clipjax.data.captions import caption_members
     from clipjax.data.reshard import Reencoding, write_resharded
     from clipjax.data.sources.opening import kind_of, open_source
 
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     source = open_source(
         args.address,
         args.root,
-        tuple(dict.fromkeys((caption_member(args.caption), *keep))),
+        tuple(dict.fromkeys((*caption_members(args.caption), *keep))),
         image_column=args.image_column,
         caption_column=args.caption_column,
     )
@@ -149,12 +149,12 @@ def made(sample: Mapping[str, bytes], caption: str, keep: tuple[str, ...], how: 
     Raises:
         BadSampleError: if the sample has no caption or its image cannot be used.
     """
-    from clipjax.data.pairs import choose_caption
+    from clipjax.data.captions import choose_caption
     from clipjax.data.reshard import reencode, resharded
 
-    text = choose_caption(sample, caption, 0.0)
+    text = choose_caption(sample, caption)
     image = reencode(sample["image"], how)
-    fields: Mapping[str, Any] = {}
+    fields: Any = {}
     if "json" in keep:
         fields = resharded({"image": image.data, "json": sample["json"]}, how)["json"]
     members = {suffix: sample[suffix] for suffix in keep if suffix != "json"}

@@ -18,6 +18,7 @@ cv2.setNumThreads(1)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+_MAGIC = (b"\xff\xd8", b"\x89PNG", b"GIF8")
 _JPEG = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112
 _UPRIGHT = 1
@@ -74,9 +75,10 @@ def jpeg_size(data: bytes, max_pixels: int) -> tuple[int, int] | None:
     if data[:3] != _JPEG:
         return None
     try:
-        height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
+        found = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
         raise BadSampleError("damaged", str(error)) from error
+    height, width, colour = int(found[0]), int(found[1]), found[2]
     _check_pixels(width, height, max_pixels)
     return None if colour in ("CMYK", "YCCK") else (width, height)
 
@@ -143,7 +145,8 @@ def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except Image.UnidentifiedImageError as error:
-        raise BadSampleError("not an image", _beginning(data)) from error
+        known = data.startswith(_MAGIC) or data[8:12] == b"WEBP"
+        raise BadSampleError("damaged" if known else "not an image", _beginning(data)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadSampleError("too large", str(error)) from error
     except Exception as error:  # Pillow raises a dozen kinds on damaged files

@@ -18,8 +18,8 @@ from clipjax.core.progress import Progress
 from clipjax.data.crops import center_crop
 from clipjax.data.decode import BadSampleError, decode_image
 from clipjax.data.image_header import read_header
-from clipjax.data.order import permute
 from clipjax.data.ordered_map import ordered_map
+from clipjax.data.permutation import permute
 from clipjax.data.sources.source import Source
 from clipjax.data.writers import DatasetFolder, Members, write_members
 

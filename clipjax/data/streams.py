@@ -32,7 +32,10 @@ class Piece:
 class Stream(Protocol):
     """An endless sequence of examples in lanes: a pure function of (lane, place)."""
 
-    num_examples: int
+    @property
+    def num_examples(self) -> int:
+        """How many different ones there are."""
+        ...
 
     def examples(self, lanes: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Returns the example, int64, at each place of each lane."""
