@@ -20,7 +20,7 @@ COMMANDS = {
     "train": ("clipjax.cli.train", "train a dual encoder, or go on where a run stopped", True),
     "evaluate": ("clipjax.cli.evaluate", "score a trained model on zero-shot tasks", True),
     "inspect": ("clipjax.cli.inspect", "show what a run is, without running it", True),
-    "data": ("clipjax.cli.data", "make real image-text pairs as WebDataset shards", False),
+    "data": ("clipjax.cli.data", "make, check, describe and measure shards; show batches", True),
     "doctor": ("clipjax.cli.doctor", "check this machine, and that a model can learn", True),
     "bench": ("clipjax.cli.bench", "measure speed, interleaved with a rival", False),
 }
@@ -75,7 +75,10 @@ def _run(argv: list[str]) -> int:
         epilog=EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    module.configure(parser)
+    if name == "data":  # imports only the command that is asked for
+        module.configure(parser, rest[0] if rest else None)
+    else:
+        module.configure(parser)
     for leaf in parser.leaves():
         leaf.add_argument(
             "--json", metavar="PATH", help="write the figures as one JSON object; - for stdout"

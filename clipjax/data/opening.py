@@ -46,6 +46,27 @@ class Sources:
         source, own = self._locate(index)
         return source.key(own)
 
+    def find(self, key: str) -> list[int]:
+        """Returns the samples with a key, or with "where: key"."""
+        found, first = [], 0
+        for source in self._sources:
+            if isinstance(source, TarShards):
+                found += [first + own for own in source.find(key)]
+            else:
+                names = map(source.key, range(len(source)))
+                found += [
+                    first + own
+                    for own, name in enumerate(names)
+                    if key in (name, name.rpartition(": ")[2])
+                ]
+            first += len(source)
+        return found
+
+    def place(self, index: int) -> str:
+        """Returns where a sample lies, without opening anything."""
+        source, own = self._locate(index)
+        return source.place(own) if isinstance(source, TarShards) else source.key(own)
+
     def digest(self) -> str:
         """Returns a hash of which samples there are, in which order."""
         digests = [source.digest() for source in self._sources]

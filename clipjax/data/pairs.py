@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import UInt8
 
 from clipjax.config import DataConfig, UserError
 from clipjax.data.captions import choose_caption
@@ -128,12 +129,29 @@ class TrainingPairs:
         draws = uniforms(self._order.seed, sample, _CAPTIONS, 2).tolist()
         return self._caption(example, self._source[example], draws)
 
-    def used(self, sample: int, example: int) -> int:
-        """Returns the example that a sample shows in the end: its own, or one that stands in."""
+    def picture(self, sample: int, example: int) -> tuple[int, UInt8[np.ndarray, "side side 3"]]:
+        """Returns the example that a sample shows in the end and its pixels as the model sees them.
+
+        Another one than its own where that cannot be used.
+        """
         row = {name: np.zeros(shape, kind) for name, (shape, kind) in self.row_spec.items()}
         crops = uniforms(self._order.seed, sample, _CROPS, 40)
         captions = uniforms(self._order.seed, sample, _CAPTIONS, 2).tolist()
-        return self._fill(sample, example, crops, captions, row)
+        used = self._fill(sample, example, crops, captions, row)
+        return used, self._images.picture(row)
+
+    def key(self, example: int) -> str:
+        """Returns "where: key" of an example."""
+        return self._source.key(example)
+
+    def place(self, example: int) -> str:
+        """Returns where an example lies, without opening anything."""
+        return self._source.place(example)
+
+    @property
+    def global_batch_size(self) -> int:
+        """Rows of a batch."""
+        return self._order.global_batch_size
 
     def _caption(self, example: int, member: Mapping[str, bytes], draws: list[float]) -> str:
         if self._config.shuffled_captions:

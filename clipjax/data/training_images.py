@@ -42,6 +42,10 @@ class TrainingImages(Protocol):
         """
         ...
 
+    def picture(self, row: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Returns what the model sees of a row, uint8 [side, side, 3], for people."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class _Crop:
@@ -69,6 +73,10 @@ class ExactImages:
         resize_bicubic(image, self._crop(draws, image.shape[1], image.shape[0]), row["images"])
         lap("resize")
 
+    def picture(self, row: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Returns what the model sees of a row."""
+        return row["images"]
+
 
 class FastImages:
     """Decodes at the smallest size that still covers the crop; OpenCV does the rest.
@@ -89,6 +97,10 @@ class FastImages:
         lap("decode")
         resize_fast(image, box, row["images"])
         lap("resize")
+
+    def picture(self, row: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Returns what the model sees of a row."""
+        return row["images"]
 
 
 class DeviceImages:
@@ -122,6 +134,13 @@ class DeviceImages:
             box = self._fit(image, box, canvas)
         row["boxes"][...] = box
         lap("resize")
+
+    def picture(self, row: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Returns what the model sees of a row."""
+        out = np.empty((self._side, self._side, 3), np.uint8)
+        left, top, right, bottom = map(int, row["boxes"])
+        resize_bicubic(row["canvas"], (left, top, right, bottom), out)
+        return out
 
     def _fit(self, image: np.ndarray, box: Box, canvas: np.ndarray) -> Box:
         left, top, right, bottom = box

@@ -125,15 +125,23 @@ class TarShards:
         """Returns the path or URL of a shard."""
         return self._manifest.url(shard)
 
+    def place(self, index: int) -> str:
+        """Returns "shard: sample N" without opening the shard."""
+        shard, row = self._locate(index)
+        return f"{self.shard_url(shard)}: sample {row:,}"
+
     def find(self, key: str) -> list[int]:
-        """Returns the samples with this key; opens indexes until the manifest's end."""
+        """Returns the samples with a key; with "shard: key" only that shard is opened."""
+        where, colon, name = key.rpartition(": ")
+        urls = map(self.shard_url, range(len(self._manifest)))
+        shards = [shard for shard, url in enumerate(urls) if colon and url == where]
         found = []
-        for shard in range(len(self._manifest)):
-            table, index = self._table(shard), self._index(shard)
+        for shard in shards or range(len(self._manifest)):
+            wanted = name if shards else key
             first = int(self._ends[shard] - self.shard_counts[shard])
-            rows = [row for row, name in enumerate(index.keys) if name == key]
-            found += [first + int(np.searchsorted(table.rows, row)) for row in rows
-                      if row in table.rows]  # fmt: skip
+            named = [row for row, own in enumerate(self._index(shard).keys) if own == wanted]
+            own = np.flatnonzero(np.isin(self._table(shard).rows, named))
+            found += (first + own).tolist()
         return found
 
     def digest(self) -> str:

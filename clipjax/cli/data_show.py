@@ -1,0 +1,120 @@
+"""Shows any past or future batch of a run: keys, captions and a picture of the pictures.
+
+clipjax data show --config configs/quickstart.py --step 250 --out batch.png
+clipjax data show --config runs/a/config.json --step 41235 --rows 64
+
+Nothing of the run is touched: which samples make up a batch follows from the config and the data
+alone. Steps are counted as in the log of the run, from 1.
+"""
+
+import argparse
+import sys
+from typing import Any
+
+import numpy as np
+
+from clipjax.cli.configs import add_config_flag, load_config
+from clipjax.cli.parser import Parser
+from clipjax.config import TrainConfig, UsageError, UserError
+
+
+def configure(parser: Parser) -> None:
+    """Adds the flags."""
+    add_config_flag(parser, required=True)
+    parser.add_argument(
+        "--step", type=int, required=True, metavar="N", help="of the log, from 1; may lie ahead"
+    )
+    parser.add_argument(
+        "--rows", type=int, default=16, metavar="N", help="rows shown (default: %(default)s)"
+    )
+    parser.add_argument("--out", metavar="PNG", help="also draw the rows as the model sees them")
+    parser.add_argument(
+        "--order",
+        action="store_true",
+        help="also report how well consecutive epochs are mixed, beside the full shuffle",
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Prints and returns the rows of a batch.
+
+    Raises:
+        UserError: if the data cannot be opened.
+        UsageError: if there is no such step.
+    """
+    from clipjax.data.opening import make_order, open_sources
+    from clipjax.data.order_quality import order_quality
+    from clipjax.data.pairs import TrainingPairs
+    from clipjax.data.tokenizers import ByteTokenizer
+
+    config = load_config(args.config, args.overrides)
+    if args.step < 1 or args.rows < 1:
+        raise UsageError(f"--step={args.step} --rows={args.rows}: both are counted from 1.")
+    sources = open_sources(config.data)
+    order = make_order(config.data, sources)
+    samples = order.samples(args.step - 1)[: args.rows]
+    examples = order.examples(samples)
+    tokenizer = ByteTokenizer(context_length=2, lowercase=False)
+    pairs = TrainingPairs(
+        sources, order, tokenizer, config.data, image_size=config.model.image.image_size
+    )
+    rows, pictures = [], []
+    for sample, example in zip(samples.tolist(), examples.tolist(), strict=True):
+        row, picture = _row(pairs, sample, example, draw=bool(args.out))
+        rows.append(row)
+        pictures.append(picture)
+        print(f"{row['row']:6}  {row['key']}  {row.get('caption') or row.get('problem')!r}")
+    names = [name for name in sources.parts if name]
+    figures: dict[str, Any] = {
+        "step": args.step,
+        "batch": rows,
+        "samples": len(sources),
+        "epochs": dict(zip(names or ["data"], order.epochs(config.num_steps), strict=True)),
+    }
+    _print_forecast(figures["epochs"], config)
+    if args.order:
+        figures["order"] = order_quality(order)
+        for name, value in figures["order"].items():
+            print(f"{name}: {value:.4f}")
+    if args.out:
+        _draw(args.out, rows, pictures)
+    return figures
+
+
+def _row(
+    pairs: Any, sample: int, example: int, *, draw: bool
+) -> tuple[dict[str, Any], np.ndarray | None]:
+    """Returns what one row shows; where its shard cannot be read, what is known without."""
+    row: dict[str, Any] = {"row": sample % pairs.global_batch_size, "sample": sample}
+    picture = None
+    try:
+        if draw:
+            used, picture = pairs.picture(sample, example)
+        else:
+            used = example
+        row |= {"example": used, "key": pairs.key(used), "caption": pairs.caption(sample, used)}
+        if used != example:
+            row["instead_of"] = pairs.key(example)
+    except UserError as error:
+        row |= {"example": example, "key": pairs.place(example), "problem": str(error)}
+    return row, picture
+
+
+def _print_forecast(epochs: dict[str, float], config: TrainConfig) -> None:
+    seen = config.num_steps * config.data.global_batch_size
+    parts = ", ".join(f"{name} {count:.2f}" for name, count in epochs.items())
+    print(f"epochs in {config.num_steps:,} steps, {seen:,} samples seen: {parts}")
+
+
+def _draw(path: str, rows: list[dict[str, Any]], pictures: list[np.ndarray | None]) -> None:
+    from clipjax.data.contact_sheet import contact_sheet
+
+    texts = [
+        f"{row['row']} {row['key'].rpartition(': ')[2]}: {row.get('caption') or 'not readable'}"
+        for row in rows
+    ]
+    try:
+        contact_sheet(pictures, texts).save(path, "PNG")
+    except OSError as error:
+        raise UserError(f"--out={path}: cannot be written ({error.strerror}).") from error
+    print(f"wrote {path}", file=sys.stderr)
