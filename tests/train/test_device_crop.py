@@ -145,6 +145,7 @@ def test_an_empty_box_gives_black_and_leaves_the_others_alone():
     boxes = np.array([(10, 10, 40, 40), (7, 7, 7, 7), (10, 10, 40, 40)], np.float32)
     out = np.asarray(run(canvases, boxes, SIDE))
     assert (out[1] == 0).all()
+    assert (np.asarray(run(canvases, boxes, SIDE, rounded=False))[1] == 0).all()  # not NaN
     alone = run(canvases, np.tile(boxes[:1], (3, 1)), SIDE)
     np.testing.assert_array_equal(out[::2], alone[::2])
 
