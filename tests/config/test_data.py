@@ -1,6 +1,6 @@
 import pytest
 
-from clipjax.config import DataConfig
+from clipjax.config import AugmentConfig, DataConfig, from_config_dict, to_json_dict
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,42 @@ def test_a_value_out_of_range_is_refused(values, message):
 )
 def test_the_ends_of_the_ranges_are_allowed(values):
     DataConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"flip": -0.1}, r"flip=-0\.1 must be in \[0, 1\]"),
+        ({"flip": float("nan")}, "flip=nan must be in"),
+        ({"grey_probability": 1.5}, r"grey_probability=1\.5 must be in \[0, 1\]"),
+        ({"colour_jitter_probability": 2.0}, "colour_jitter_probability=2.0 must be in"),
+        ({"colour": 1.1}, "colour=1.1 must be in"),
+        ({"shift": -1}, "shift=-1 must be a number that is not negative"),
+        ({"noise": float("inf")}, "noise=inf must be a number that is not negative"),
+        ({"rand_augment_layers": -1}, "rand_augment_layers=-1 must be a number that is not"),
+        ({"rand_augment_magnitude": 31}, r"rand_augment_magnitude=31 must be in \[0, 30\]"),
+        ({"rand_augment_magnitude": -1}, r"rand_augment_magnitude=-1 must be in \[0, 30\]"),
+        ({"colour_jitter": (0.1, 0.1, 1.1, 0.1)}, "colour_jitter=.* must be brightness, contrast"),
+        ({"colour_jitter": (0.1, 0.1, 0.1, 0.6)}, r"hue in \[0, 0\.5\]"),
+        ({"colour_jitter": (-0.1, 0.1, 0.1, 0.1)}, "colour_jitter"),
+    ],
+)
+def test_an_augmentation_out_of_range_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        AugmentConfig(**values)
+
+
+def test_every_augmentation_at_the_ends_of_its_range_is_allowed_and_survives_a_file():
+    config = AugmentConfig(
+        flip=1.0,
+        shift=0,
+        rand_augment_layers=2,
+        rand_augment_magnitude=30,
+        colour_jitter=(1.0, 1.0, 1.0, 0.5),
+        colour_jitter_probability=0.0,
+        grey_probability=1.0,
+        colour=1.0,
+    )
+    values = to_json_dict(config)
+    values["colour_jitter"] = list(values["colour_jitter"])
+    assert from_config_dict(AugmentConfig, values) == config
