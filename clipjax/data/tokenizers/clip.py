@@ -73,22 +73,23 @@ class ClipTokenizer:
             text = html.unescape(html.unescape(self._fix_text(text)))
         if self.lowercase:
             text = text.lower()
-        # No piece contains white space, so that words can be looked up one by one; each has an id
-        # at least, so that more words than ids are not needed.
-        most = max(self.context_length - 2, 0)
+        # No piece contains white space, so that words can be looked up one by one.
         ids: list[int] = []
         cache = self._cache
-        for word in text.split(None, most)[:most]:
+        for word in text.split():
             try:
                 ids += cache[word]
             except KeyError:
+                if len(ids) >= self.context_length:
+                    break  # of a long text the rest is cut: only what costs nothing is looked up
                 ids += self._encode(word)
         return frame(ids, self.context_length, self.vocab_size)
 
     def _encode(self, word: str) -> tuple[int, ...]:
         pieces = self._pieces(word)
-        if len(pieces) != 1:
-            # A piece by itself is one piece again, so that pieces share the cache with words.
+        if pieces != [word]:
+            # A piece by itself is one piece again, so that pieces share the cache with words. What
+            # no piece takes has no ids: U+0345 is a letter only without regard to case.
             known = tuple(i for p in pieces for i in self._cache.get(p) or self._encode(p))
         elif word in self._marks:
             known = (self._marks[word],)
