@@ -28,9 +28,10 @@ _GIVE_PATH = (
     "give tokenizer.path a bpe_simple_vocab_16e6.txt.gz or the tokenizer.json of a CLIP model"
 )
 
-# Bytes that make whole characters of pieces which begin or end within one.
-_OPENINGS = (b"", b"\xc3", b"\xe2", b"\xe2\x80", b"\xf0", b"\xf0\x9f", b"\xf0\x9f\x98")
-_ENDINGS = (b"", b"\x80", b"\xa0", b"\x80\x80", b"\xa0\x80", b"\x80\x80\x80", b"\xa0\x80\x80")
+# Bytes that make whole characters of symbols which begin or end within one. No others are needed:
+# without one of these the hash above is not met.
+_OPENINGS = (b"", b"\xf0\x9f", b"\xf0\x9f\x98")
+_ENDINGS = (b"", b"\x80", b"\x80\x80")
 
 
 def find_merges(path: str) -> MergeTable:

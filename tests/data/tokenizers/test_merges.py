@@ -61,6 +61,11 @@ def test_overlaps_merge_from_the_left():
     assert apply_merges([1], {}) == [1]
 
 
+def test_all_of_a_rank_merge_before_a_better_one_that_becomes_possible():
+    assert apply_merges([1, 2, 1, 2], {(513, 1): 0, (1, 2): 1}) == [513, 513]
+    assert apply_merges([1, 2, 1, 3], {(513, 1): 0, (1, 2): 1}) == [512, 3]
+
+
 def test_a_very_long_word_takes_no_quadratic_time():
     ranks = {(7, 7): 0, (512, 512): 1, (513, 513): 2, (514, 514): 3}
     start = time.process_time()
