@@ -172,15 +172,46 @@ class DataConfig:
 class TokenizerConfig:
     """How captions become ids; sizes come from `model.text`.
 
+    Whatever the kind, the vocabulary is saved with every checkpoint: `path` is read once, when a
+    run begins.
+
     Attributes:
-        kind: bpe, trained on the captions of the run and saved with its checkpoints, or byte.
+        kind: bpe, trained on the captions of the run; byte; clip, with the ids of OpenAI's
+            vocabulary (model.text.vocab_size=49408); sentencepiece, a .model file in SigLIP's
+            frame (pieces, end, padding); huggingface, a tokenizer.json.
+        path: file of the vocabulary. clip: bpe_simple_vocab_16e6.txt.gz or the tokenizer.json of
+            a CLIP model, or empty for the package of the extra `clip-vocabulary`. sentencepiece
+            and huggingface need one.
         lowercase: fold case before tokenizing.
+        strip_punctuation: take out ASCII punctuation before tokenizing (sentencepiece and
+            huggingface), as is done for the published SigLIP models in evaluation.
+        pad_id: fills the rest of a row (sentencepiece and huggingface); None for the end of a text
+            (sentencepiece, as SigLIP does), or for what the tokenizer.json says, else 0.
         training_captions: the BPE is trained on at most this many captions of the run.
     """
 
-    kind: Literal["bpe", "byte"] = "bpe"
+    kind: Literal["bpe", "byte", "clip", "sentencepiece", "huggingface"] = "bpe"
+    path: str = ""
     lowercase: bool = True
+    strip_punctuation: bool = False
+    pad_id: int | None = None
     training_captions: int = 1_000_000
+
+    def __post_init__(self):
+        from_file = self.kind in ("sentencepiece", "huggingface")
+        if from_file and not self.path:
+            raise ValueError(f"path: kind={self.kind!r} needs the file of its vocabulary")
+        if self.path and self.kind in ("bpe", "byte"):
+            raise ValueError(f"path={self.path!r}: kind={self.kind!r} reads no file")
+        if not from_file and (self.strip_punctuation or self.pad_id is not None):
+            raise ValueError(
+                f"strip_punctuation and pad_id are of sentencepiece and huggingface, not of "
+                f"kind={self.kind!r}"
+            )
+        if self.pad_id is not None and self.pad_id < 0:
+            raise ValueError(f"pad_id={self.pad_id} must not be negative")
+        if self.training_captions < 1:
+            raise ValueError(f"training_captions={self.training_captions} must be positive")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

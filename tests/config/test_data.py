@@ -1,6 +1,12 @@
 import pytest
 
-from clipjax.config import AugmentConfig, DataConfig, from_config_dict, to_json_dict
+from clipjax.config import (
+    AugmentConfig,
+    DataConfig,
+    TokenizerConfig,
+    from_config_dict,
+    to_json_dict,
+)
 
 
 @pytest.mark.parametrize(
@@ -72,3 +78,35 @@ def test_every_augmentation_at_the_ends_of_its_range_is_allowed_and_survives_a_f
     values = to_json_dict(config)
     values["colour_jitter"] = list(values["colour_jitter"])
     assert from_config_dict(AugmentConfig, values) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "sentencepiece"}, "path: kind='sentencepiece' needs the file"),
+        ({"kind": "huggingface"}, "path: kind='huggingface' needs the file"),
+        ({"path": "x.json"}, "path='x.json': kind='bpe' reads no file"),
+        ({"kind": "byte", "path": "x.json"}, "kind='byte' reads no file"),
+        ({"kind": "clip", "strip_punctuation": True}, "not of kind='clip'"),
+        ({"kind": "bpe", "pad_id": 0}, "not of kind='bpe'"),
+        ({"kind": "huggingface", "path": "x", "pad_id": -1}, "pad_id=-1 must not be negative"),
+        ({"training_captions": 0}, "training_captions=0 must be positive"),
+    ],
+)
+def test_fields_of_a_tokenizer_that_do_not_go_together_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        TokenizerConfig(**values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"kind": "clip"},
+        {"kind": "clip", "path": "tokenizer.json"},
+        {"kind": "sentencepiece", "path": "x.model", "pad_id": 0, "strip_punctuation": True},
+        {"kind": "huggingface", "path": "tokenizer.json", "lowercase": False},
+        {"training_captions": 1},
+    ],
+)
+def test_every_kind_of_tokenizer_can_be_described(values):
+    TokenizerConfig(**values)
