@@ -125,6 +125,7 @@ class BlockCache:
         self._opened: OrderedDict[BlockKey, FileBlock] = OrderedDict()
         self._memory: OrderedDict[BlockKey, bytes] = OrderedDict()
         self._lock = threading.Lock()
+        self._cleaning = threading.Lock()
         self._written = max_bytes  # so that the first block looks at what others have left
         self._pause_until = 0.0
         self._warned = False
@@ -235,14 +236,20 @@ class BlockCache:
             if due:
                 self._written = 0
         if due and self._directory is not None:
-            remove_oldest(self._directory, self._max_bytes)
+            with self._cleaning:
+                looked = remove_oldest(self._directory, self._max_bytes)
+            if not looked:
+                self._written = self._max_bytes  # so that the next block tries again
 
 
-def remove_oldest(directory: Path, max_bytes: int) -> None:
+def remove_oldest(directory: Path, max_bytes: int) -> bool:
     """Deletes the block files used longest ago until at most nine tenths of `max_bytes` are left.
 
-    Does nothing where there are fewer than `max_bytes`, or while another process does it. Files
-    that a killed process left half written go after an hour.
+    Deletes nothing where there are fewer than `max_bytes`. Files that a killed process left half
+    written go after an hour.
+
+    Returns:
+        Whether it looked; it does not while another process does.
     """
     with contextlib.suppress(OSError), open(directory / ".lock", "ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -257,14 +264,15 @@ def remove_oldest(directory: Path, max_bytes: int) -> None:
                     elif entry.name.endswith(".tmp") and stat.st_mtime < abandoned:
                         os.unlink(entry.path)
         total = sum(size for _, size, _ in found)
-        if total <= max_bytes:
-            return
+        wanted = total if total <= max_bytes else max_bytes * _KEPT_SHARE
         for _, size, path in sorted(found):
-            if total <= max_bytes * _KEPT_SHARE:
+            if total <= wanted:
                 break
             with contextlib.suppress(OSError):
                 os.unlink(path)
             total -= size
+        return True
+    return False
 
 
 def _header(key: BlockKey, content: bytes) -> bytes:

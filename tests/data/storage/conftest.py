@@ -6,8 +6,11 @@ import hashlib
 import re
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
@@ -202,3 +205,51 @@ def remote_config(tmp_path):
         return RemoteConfig(**{**defaults, **fields})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """The URL of moto's S3 server in a process of its own."""
+    pytest.importorskip("moto.server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1"]
+    process = subprocess.Popen(
+        [*command, "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(300):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            assert process.poll() is None, "moto's server ended"
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch, content):
+    """(endpoint, put): the bucket `shards` with keys in the environment; put(key, bytes)."""
+    import obstore
+    from obstore.store import S3Store
+
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CA_BUNDLE", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush")
+    urllib.request.urlopen(
+        urllib.request.Request(f"{s3_server}/moto-api/reset", method="POST")
+    ).close()
+    urllib.request.urlopen(urllib.request.Request(f"{s3_server}/shards", method="PUT")).close()
+    store = S3Store(
+        "shards", endpoint=s3_server, region="us-east-1", client_options={"allow_http": True}
+    )
+
+    def put(key, data):
+        obstore.put(store, key, data)
+        return f"s3://shards/{key}"
+
+    return s3_server, put
