@@ -57,12 +57,14 @@ class _Handler(BaseHTTPRequestHandler):
         request = Request(
             self.command, self.path, start, end if found else None, dict(self.headers)
         )
-        with self.server.faults.counted(request) as number, contextlib.suppress(OSError):
+        number = self.server.faults.count(request)
+        with contextlib.suppress(OSError):
             self._answer(self.server.faults.fault(number, request), path, content, request, body)
 
     def _answer(self, fault, path, content, request, body):
         if fault == "slow":
-            time.sleep(0.1)
+            with self.server.faults.held_up():
+                time.sleep(0.1)
         if fault == "reset":
             linger = struct.pack("ii", 1, 0)
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -162,15 +164,20 @@ class FaultServer:
         self._server.server_close()
         self._thread.join()
 
-    @contextlib.contextmanager
-    def counted(self, request):
+    def count(self, request):
+        """Returns the number of a request."""
         with self._lock:
-            number = len(self.requests)
             self.requests.append(request)
+            return len(self.requests) - 1
+
+    @contextlib.contextmanager
+    def held_up(self):
+        """Counts who is here at once, and lets everybody go before the answer does."""
+        with self._lock:
             self._now += 1
             self.most_at_once = max(self.most_at_once, self._now)
         try:
-            yield number
+            yield
         finally:
             with self._lock:
                 self._now -= 1

@@ -254,9 +254,10 @@ def test_a_shared_failure_reaches_all_who_wait_and_is_not_kept(server, opened, c
     storage.stat(url)
     answer = threading.Event()
     server.fault = lambda number, request: answer.wait(5) and 503
-    failures = []
+    entered, failures = [], []
 
     def read():
+        entered.append(1)
         try:
             storage.read(url, 0, 10)
         except StorageError as error:
@@ -265,8 +266,8 @@ def test_a_shared_failure_reaches_all_who_wait_and_is_not_kept(server, opened, c
     threads = [threading.Thread(target=read) for _ in range(4)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: len(server.requests) == 2)
-    time.sleep(0.1)
+    wait_until(lambda: len(server.requests) == 2 and len(entered) == 4)
+    time.sleep(0.2)
     answer.set()
     for thread in threads:
         thread.join()

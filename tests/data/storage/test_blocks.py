@@ -213,6 +213,28 @@ def test_open_files_are_bounded_and_given_back(tmp_path, monkeypatch):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_a_file_is_summed_up_once_in_each_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks_module, "_MAX_HANDLES", 1)
+    cache = make_cache(tmp_path)
+    keys = [dataclasses.replace(KEY, index=index) for index in range(3)]
+    summed = []
+    real = blocks_module._has_checksum
+    monkeypatch.setattr(
+        blocks_module, "_has_checksum", lambda handle, key: summed.append(key) or real(handle, key)
+    )
+    for key in keys:
+        cache.store(key, body(key))
+    for key in keys * 3:  # one handle for three files: each is opened three times
+        assert cache.load(key).read(0, 100) == body(key)
+    assert summed == keys
+    path = tmp_path / keys[0].name()
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.with_suffix(".new").write_bytes(damaged)
+    os.replace(path.with_suffix(".new"), path)  # another file of this name is looked at again
+    assert cache.load(keys[0]) is None
+
+
 def test_threads_store_load_and_remove_without_a_wrong_byte(tmp_path):
     cache = make_cache(tmp_path, max_bytes=5 * 152)
     keys = [dataclasses.replace(KEY, size=10_000, index=index) for index in range(20)]
