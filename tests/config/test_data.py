@@ -3,6 +3,7 @@ import pytest
 from clipjax.config import (
     AugmentConfig,
     DataConfig,
+    RemoteConfig,
     TokenizerConfig,
     from_config_dict,
     to_json_dict,
@@ -110,3 +111,36 @@ def test_fields_of_a_tokenizer_that_do_not_go_together_are_refused(values, messa
 )
 def test_every_kind_of_tokenizer_can_be_described(values):
     TokenizerConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"request_timeout_seconds": 0.0}, "request_timeout_seconds=0.0 must be positive"),
+        ({"request_timeout_seconds": float("inf")}, "request_timeout_seconds=inf"),
+        ({"request_timeout_seconds": float("nan")}, "request_timeout_seconds=nan"),
+        ({"retry_seconds": -1.0}, "retry_seconds=-1.0 must not be negative"),
+        ({"retry_seconds": float("nan")}, "retry_seconds=nan"),
+        ({"concurrency": 0}, "concurrency=0 must be positive"),
+        ({"block_bytes": 0}, "block_bytes=0 must be positive"),
+        ({"cache_bytes": 1000}, "cache_bytes=1000 must be 0 or at least block_bytes=8388608"),
+        ({"cache_bytes": -1}, "cache_bytes=-1"),
+        ({"endpoint": "localhost:9000"}, "endpoint='localhost:9000' must begin with http"),
+    ],
+)
+def test_a_remote_value_out_of_range_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        RemoteConfig(**values)
+
+
+def test_a_password_in_the_endpoint_is_refused_and_not_repeated():
+    with pytest.raises(ValueError, match="environment") as caught:
+        RemoteConfig(endpoint="https://me:hush@host")
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values", [{"cache_bytes": 0}, {"retry_seconds": 0.0}, {"cache_bytes": 5, "block_bytes": 5}]
+)
+def test_the_ends_of_the_remote_ranges_are_allowed(values):
+    assert DataConfig(remote=RemoteConfig(**values)).remote == RemoteConfig(**values)
