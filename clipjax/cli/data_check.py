@@ -32,14 +32,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="also decode every image, which takes most of the time (default: yes)",
     )
     parser.add_argument(
-        "--max_image_pixels",
+        "--max-image-pixels",
         type=int,
         default=64_000_000,
         metavar="N",
         help="images with more pixels count as too large (default: %(default)s)",
     )
     parser.add_argument(
-        "--index_dir", metavar="DIR", help="where tar indexes are kept (default: beside the shards)"
+        "--index-dir", metavar="DIR", help="where tar indexes are kept (default: beside the shards)"
     )
     parser.add_argument(
         "--threads",
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.threads < 0:
         raise UsageError(f"--threads={args.threads}: must not be negative.")
     if args.max_image_pixels < 1:
-        raise UsageError(f"--max_image_pixels={args.max_image_pixels}: must be positive.")
+        raise UsageError(f"--max-image-pixels={args.max_image_pixels}: must be positive.")
     options = CheckOptions(
         caption=args.caption,
         decode=args.decode,
