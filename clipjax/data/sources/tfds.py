@@ -20,8 +20,10 @@ _FIX = "Prepare it again with file_format='array_record'."
 def parse_address(address: str) -> tuple[str, str]:
     """Returns name or folder, and split, of a `tfds:` address.
 
-    >>> parse_address("tfds:coco_captions/2014:1.1.0:val[:50%]"), parse_address("tfds:/data/x/1.0.0")
-    (('coco_captions/2014:1.1.0', 'val[:50%]'), ('/data/x/1.0.0', 'train'))
+    >>> parse_address("tfds:coco_captions/2014:1.1.0:val[:50%]")
+    ('coco_captions/2014:1.1.0', 'val[:50%]')
+    >>> parse_address("tfds:/data/x/1.0.0")
+    ('/data/x/1.0.0', 'train')
     """
     body = address.removeprefix(TFDS_PREFIX)
     match = re.fullmatch(r"(.+?)(?::([A-Za-z_][^/]*))?", body)
@@ -65,18 +67,15 @@ class TfdsSource:
         self._needs = tuple(needs)
         self._builder = _open_builder(self._where, name_or_dir, data_dir)
         self._features = dict(_flat(self._builder.info.features))
+        self._kinds = dict(_kinds(self._builder.info.features))
         self._image = self._choose_image(image_key)
         self._label = self._only("ClassLabel", prefer=("label",))
         self._caption = self._choose_caption(caption_key) if "txt" in self._needs else ""
         for need in self._needs:
             if need not in ("txt", "json", "cls") or (need == "cls" and not self._label):
-                raise UserError(
-                    f"{self._where}: has no member .{need}; found {self._described()}."
-                )
+                raise UserError(f"{self._where}: has no member .{need}; found {self._described()}.")
         self._lock = threading.Lock()
         self._records = self._open_records(split)
-        if not len(self._records):
-            raise UserError(f"{self._where}: the split is empty.")
 
     @classmethod
     def at(
@@ -167,7 +166,7 @@ class TfdsSource:
                 "no caption",
                 f"{self._caption} is a list; read it with caption='json.{self._caption}'",
             )
-        if _kind(self._features[self._caption]) == "ClassLabel" and isinstance(value, int):
+        if self._kinds[self._caption] == "ClassLabel" and isinstance(value, int):
             value = self._features[self._caption].int2str(value) if value >= 0 else ""
             value = value.replace("_", " ")
         return str(value or "").encode(errors="replace")
@@ -175,15 +174,14 @@ class TfdsSource:
     def _open_records(self, split: str) -> Any:
         import tensorflow_datasets as tfds
 
-        formats = [self._builder.info.file_format]
-        if "array_record" not in [getattr(one, "value", "") for one in formats]:
-            found = getattr(formats[0], "value", formats[0])
+        found = getattr(self._builder.info.file_format, "value", "unknown")
+        if found != "array_record":
             raise UserError(
                 f"{self._where}: its file format is {found}, which allows no random access. {_FIX}"
             )
         skip: dict[str, Any] = {}
-        for name, feature in self._features.items():
-            if _kind(feature) == "Image":
+        for name, kind in self._kinds.items():
+            if kind == "Image":
                 level = skip
                 *outer, last = name.split(".")
                 for part in outer:
@@ -191,8 +189,10 @@ class TfdsSource:
                 level[last] = tfds.decode.SkipDecoding()
         known = list(self._builder.info.splits)
         try:
+            if not self._builder.info.splits[split].num_examples:
+                raise ValueError("it is empty")
             return self._builder.as_data_source(split, decoders=skip)
-        except (ValueError, AssertionError, OSError) as error:
+        except (ValueError, KeyError, AssertionError, OSError) as error:
             name = re.split(r"[\[+]", split)[0]
             hint = did_you_mean(name, known) if name not in known else ""
             raise UserError(
@@ -224,7 +224,7 @@ class TfdsSource:
         return found
 
     def _only(self, kind: str, *, prefer: Sequence[str]) -> str:
-        found = [name for name, feature in self._features.items() if _kind(feature) == kind]
+        found = [name for name, known in self._kinds.items() if known == kind]
         usual = [name for name in prefer if name in found]
         if usual:
             return usual[0]
@@ -232,15 +232,15 @@ class TfdsSource:
 
     def _named(self, given: str, kinds: Sequence[str]) -> str:
         name = given.replace("/", ".")
-        if name not in self._features or _kind(self._features[name]) not in kinds:
+        if self._kinds.get(name) not in kinds:
             raise UserError(
                 f"{self._where}: no {' or '.join(kinds)} feature {given!r}; found "
-                f"{self._described()}.{did_you_mean(name, self._features)}"
+                f"{self._described()}.{did_you_mean(name, self._kinds)}"
             )
         return name
 
     def _described(self) -> str:
-        return ", ".join(f"{name} ({_kind(one)})" for name, one in self._features.items())
+        return ", ".join(f"{name} ({kind})" for name, kind in self._kinds.items())
 
 
 def _open_builder(where: str, name_or_dir: str, data_dir: str | None) -> Any:
@@ -266,9 +266,9 @@ def _open_builder(where: str, name_or_dir: str, data_dir: str | None) -> Any:
             "file_format='array_record', or give its folder: tfds:/DIR/NAME/VERSION:SPLIT."
         ) from error
     except Exception as error:  # a folder of another kind fails in many ways
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
         raise UserError(
-            f"{where}: cannot be opened ({type(error).__name__}: {' '.join(str(error).split())[:150]}"
-            "). Expected a data set that TFDS has prepared."
+            f"{where}: cannot be opened ({reason}). Expected a data set that TFDS has prepared."
         ) from error
 
 
@@ -288,14 +288,22 @@ def _version_folder(where: str, folder: str) -> str:
     return os.path.join(folder, inner[0])
 
 
-def _kind(feature: Any) -> str:
-    """Returns the name of a feature's class; "list of KIND" for a sequence."""
-    if type(feature).__name__ == "Sequence":
-        return f"list of {_kind(feature.feature)}"
-    return type(feature).__name__
+def _kinds(
+    features: Mapping[str, Any], prefix: str = "", of: str = ""
+) -> Iterator[tuple[str, str]]:
+    """Yields the name of each feature and of its class, "list of KIND" in a sequence."""
+    for name, feature in features.items():
+        in_list = of
+        if type(feature).__name__ == "Sequence":
+            feature, in_list = feature.feature, "list of "
+        if hasattr(feature, "items"):
+            yield from _kinds(feature, f"{prefix}{name}.", in_list)
+        else:
+            yield prefix + name, in_list + type(feature).__name__
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields features, or the values of an example, with the names that `_kinds` gives them."""
     for name, value in fields.items():
         inner = value
         if type(value).__name__ == "Sequence" and hasattr(value.feature, "items"):
