@@ -66,7 +66,6 @@ class TfdsSource:
         self._where = f"{TFDS_PREFIX}{name_or_dir}:{split}"
         self._needs = tuple(needs)
         self._builder = _open_builder(self._where, name_or_dir, data_dir)
-        self._features = dict(_flat(self._builder.info.features))
         self._kinds = dict(_kinds(self._builder.info.features))
         self._image = self._choose_image(image_key)
         self._label = self._only("ClassLabel", prefer=("label",))
@@ -125,6 +124,11 @@ class TfdsSource:
             with self._lock:
                 record = self._records.data_source[index]
             example = dict(_flat(self._decode(record)))
+        except ImportError as error:
+            raise UserError(
+                f"{self._where}: a feature cannot be read without another package ({error}); "
+                f"found {self._described()}. Prepare the data set without it."
+            ) from error
         except Exception as error:  # the kinds are not documented
             raise BadSampleError("damaged", f"{type(error).__name__}: {error}") from error
         out = {need: self._member(example, need) for need in self._needs}
@@ -159,7 +163,7 @@ class TfdsSource:
         if need == "json":
             fields = {name: _plain(value) for name, value in example.items() if name != self._image}
             known = {name: value for name, value in fields.items() if value is not None}
-            return json.dumps(known, ensure_ascii=False).encode(errors="replace")
+            return json.dumps(known, ensure_ascii=False, sort_keys=True).encode(errors="replace")
         value = _plain(example[self._caption])
         if isinstance(value, list):
             raise BadSampleError(
@@ -167,9 +171,14 @@ class TfdsSource:
                 f"{self._caption} is a list; read it with caption='json.{self._caption}'",
             )
         if self._kinds[self._caption] == "ClassLabel" and isinstance(value, int):
-            value = self._features[self._caption].int2str(value) if value >= 0 else ""
-            value = value.replace("_", " ")
+            value = self._class_name(value).replace("_", " ")
         return str(value or "").encode(errors="replace")
+
+    def _class_name(self, number: int) -> str:
+        feature = self._builder.info.features
+        for name in self._caption.split("."):
+            feature = feature[name]
+        return feature.int2str(number) if number >= 0 else ""
 
     def _open_records(self, split: str) -> Any:
         import tensorflow_datasets as tfds
@@ -214,7 +223,10 @@ class TfdsSource:
     def _choose_caption(self, given: str | None) -> str:
         if given:
             return self._named(given, ("Text", "ClassLabel"))
-        found = self._only("Text", prefer=_CAPTION_KEYS) or self._label
+        usual = [name for name in _CAPTION_KEYS if self._kinds.get(name) == "Text"]
+        found = usual[0] if usual else ""
+        if not usual and "list of Text" not in self._kinds.values():  # else those are the captions
+            found = self._only("Text", prefer=()) or self._label
         if not found:
             raise UserError(
                 f"{self._where}: no caption: expected a text feature ({', '.join(_CAPTION_KEYS)}) "
@@ -240,7 +252,7 @@ class TfdsSource:
         return name
 
     def _described(self) -> str:
-        return ", ".join(f"{name} ({kind})" for name, kind in self._kinds.items())
+        return ", ".join(f"{name} ({kind})" for name, kind in sorted(self._kinds.items()))
 
 
 def _open_builder(where: str, name_or_dir: str, data_dir: str | None) -> Any:
@@ -288,9 +300,7 @@ def _version_folder(where: str, folder: str) -> str:
     return os.path.join(folder, inner[0])
 
 
-def _kinds(
-    features: Mapping[str, Any], prefix: str = "", of: str = ""
-) -> Iterator[tuple[str, str]]:
+def _kinds(features: Any, prefix: str = "", of: str = "") -> Iterator[tuple[str, str]]:
     """Yields the name of each feature and of its class, "list of KIND" in a sequence."""
     for name, feature in features.items():
         in_list = of
@@ -302,14 +312,11 @@ def _kinds(
             yield prefix + name, in_list + type(feature).__name__
 
 
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields features, or the values of an example, with the names that `_kinds` gives them."""
-    for name, value in fields.items():
-        inner = value
-        if type(value).__name__ == "Sequence" and hasattr(value.feature, "items"):
-            inner = value.feature
-        if hasattr(inner, "items"):
-            yield from _flat(inner, f"{prefix}{name}.")
+def _flat(example: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the values of an example with the names that `_kinds` gives them."""
+    for name, value in example.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
 
