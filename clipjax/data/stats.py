@@ -91,9 +91,10 @@ def measure(
                 continue
             captions.add(hashlib.sha256(found[1].encode()).digest()[:8])
             for name, value in found[0].items():
-                names[name].update([value]) if isinstance(value, str) else numbers[name].append(
-                    value
-                )
+                if isinstance(value, str):
+                    names[name][value] += 1
+                else:
+                    numbers[name].append(value)
     if not captions:
         raise UserError(f"no sample of {len(indices):,} can be used: {drops.example}.")
     return Distributions(
@@ -116,15 +117,15 @@ def measure_sample(sample: Mapping[str, bytes], caption: str) -> dict[str, float
     pixels, size = header.width * header.height, len(sample["image"])
     out: dict[str, float | str] = {
         "format": header.suffix,
-        "width": header.width,
-        "height": header.height,
+        "width": float(header.width),
+        "height": float(header.height),
         "aspect": header.width / header.height,
         "megapixels": pixels / 1e6,
-        "file bytes": size,
+        "file bytes": float(size),
         "bits per pixel": 8 * size / pixels,
-        "caption characters": len(text),
-        "caption words": len(text.split()),
-        "caption bytes": len(text.encode()),
+        "caption characters": float(len(text)),
+        "caption words": float(len(text.split())),
+        "caption bytes": float(len(text.encode())),
     }
     return out | _json_quantities(sample.get("json", b"{}"))
 
@@ -139,7 +140,7 @@ def evenly_spread(count: int, wanted: int) -> list[int]:
     return np.unique(np.rint(places).astype(np.int64)).tolist()
 
 
-def summary(values: np.ndarray) -> dict[str, float]:
+def summary(values: np.ndarray) -> dict[str, int | float]:
     """Returns count, mean, min, max and the QUANTILES of numbers."""
     quantiles = np.quantile(values, list(QUANTILES.values())).tolist()
     return {
@@ -170,7 +171,7 @@ def _json_quantities(content: bytes) -> dict[str, float | str]:
     return out
 
 
-def _as_float(value: float) -> float:
+def _as_float(value: int | float) -> float:
     try:
         return float(value)
     except OverflowError:

@@ -73,7 +73,7 @@ def _histogram(axis: Any, name: str, values: np.ndarray) -> None:
 def _log_ticks(low: float, high: float) -> list[float]:
     """Returns at most seven round numbers in the range, evenly spaced on a logarithmic axis.
 
-    >>> _log_ticks(30, 700)
+    >>> _log_ticks(30.0, 700.0)
     [50.0, 100.0, 200.0, 500.0]
     """
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -88,7 +88,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 def _short(value: float) -> str:
     """Returns a number for an axis.
 
-    >>> _short(20_000), _short(2e6), _short(0.25)
+    >>> _short(2e4), _short(2e6), _short(0.25)
     ('20 k', '2 M', '0.25')
     """
     for size, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):

@@ -1,4 +1,5 @@
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -39,8 +40,6 @@ def test_pixels_are_not_needed():
 def test_a_bomb_is_too_large():
     data = bytearray(encoded("png"))
     data[16:24] = np.array([60_000, 60_000], ">u4").tobytes()
-    import zlib
-
     data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
     with pytest.raises(BadSampleError) as caught:
         read_header(bytes(data))
@@ -54,9 +53,13 @@ def test_other_formats_are_refused(kind):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.binary(max_size=80), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF"]))
+@given(
+    st.binary(max_size=80), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF"])
+)
 def test_noise_is_a_bad_sample_or_an_image(noise, magic):
+    reason = ""
     try:
         assert read_header(magic + noise).width > 0
     except BadSampleError as error:
-        assert error.reason in ("damaged", "too large")
+        reason = error.reason
+    assert reason in ("", "damaged", "too large")

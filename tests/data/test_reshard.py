@@ -261,9 +261,7 @@ def test_an_error_in_the_middle_leaves_no_shard_and_can_be_run_again(source, tmp
 
     out = tmp_path / "out"
     with pytest.raises(RuntimeError, match="disk"):
-        write_resharded(
-            source, out, fails, made_by=("reshard", {"a": 1}), shard_size=2, threads=2
-        )
+        write_resharded(source, out, fails, made_by=("reshard", {"a": 1}), shard_size=2, threads=2)
     assert [path.name for path in out.iterdir()] == ["dataset.json.partial"]
     assert write(source, out)["samples"] == 10
 

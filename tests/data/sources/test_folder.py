@@ -21,7 +21,13 @@ def fill(root, files):
 
 
 def classes(root):
-    names = ("zebra/1.jpg", "zebra/deep/0.PNG", "tree_frog/b.jpeg", "tree_frog/a.webp", "ice-cream/x.jpg")
+    names = (
+        "zebra/1.jpg",
+        "zebra/deep/0.PNG",
+        "tree_frog/b.jpeg",
+        "tree_frog/a.webp",
+        "ice-cream/x.jpg",
+    )
     return fill(root, dict.fromkeys(names))
 
 

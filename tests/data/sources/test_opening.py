@@ -18,9 +18,7 @@ def root(tmp_path, make_tar):
     (tmp_path / "list.jsonl").write_text(json.dumps({"path": "images/dog/a.jpg", "text": "a dog"}))
     (tmp_path / "shards [1]").mkdir()
     for number in range(2):
-        make_tar(
-            tmp_path / "shards [1]" / f"{number}.tar", {"0": {"jpg": b"tar", "txt": b"a tar"}}
-        )
+        make_tar(tmp_path / "shards [1]" / f"{number}.tar", {"0": {"jpg": b"tar", "txt": b"a tar"}})
     return str(tmp_path)
 
 
