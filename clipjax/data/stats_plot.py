@@ -25,6 +25,7 @@ def draw(distributions: Distributions, path: str | os.PathLike[str], title: str)
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
         raise UserError(
             "matplotlib: not installed, wanted for the picture of the distributions. "
@@ -32,8 +33,11 @@ def draw(distributions: Distributions, path: str | os.PathLike[str], title: str)
         ) from error
     panels: list[tuple[str, Any]] = [*distributions.numbers.items(), *distributions.names.items()]
     rows = -(-len(panels) // _COLUMNS)
-    figure = Figure(figsize=(4 * _COLUMNS, 2.9 * rows + 0.6), dpi=100, layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.12, w_pad=0.08)
+    figure = Figure(
+        figsize=(4 * _COLUMNS, 2.9 * rows + 0.6),
+        dpi=100,
+        layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08),
+    )
     FigureCanvasAgg(figure)
     figure.suptitle(_printable(title, 120), fontsize=13)
     axes = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
