@@ -14,8 +14,8 @@ import numpy as np
 
 from clipjax.config.errors import UserError
 from clipjax.core.progress import Progress
+from clipjax.data.captions import caption_members, choose_caption
 from clipjax.data.decode import BadSampleError, decode_image
-from clipjax.data.pairs import caption_member, choose_caption
 from clipjax.data.sources.tar_shards import IMAGE_SUFFIXES
 from clipjax.data.tar_damage import printable
 from clipjax.data.tar_index import HEADER_BYTES, ShardIndex, Storage, open_index, opened
@@ -196,7 +196,9 @@ def _check_samples(
 ) -> int:
     """Looks at every sample; returns how many have an image and a caption."""
     images = [index.suffixes.index(s) for s in IMAGE_SUFFIXES if s in index.suffixes]
-    kind = caption_member(options.caption)
+    kinds = caption_members(options.caption)
+    known = all(kind in index.suffixes for kind in kinds)
+    captions = [index.suffixes.index(kind) for kind in kinds] if known else []
     complete = 0
     for row, key in enumerate(index.keys):
         if steps.stopped:
@@ -204,19 +206,20 @@ def _check_samples(
         where = f"{index.path}: {printable(key)}"
         present = index.offsets[row] >= 0
         image = next((column for column in images if present[column]), None)
-        caption = index.suffixes.index(kind) if kind in index.suffixes else None
-        caption = caption if caption is not None and present[caption] else None
+        has_caption = known and all(present[captions])
         if image is None:
-            other = "caption without image" if caption is not None else "no image and no caption"
+            other = "caption without image" if has_caption else "no image and no caption"
             problems.add(other, where)
-        elif caption is None:
+        elif not has_caption:
             problems.add("image without caption", where)
         else:
             complete += 1
-        if caption is not None:
-            data = _content(index, read, row, caption, where, problems)
-            if data is not None:
-                _check_caption({kind: data}, options.caption, where, problems)
+        if has_caption:
+            member = _contents(
+                index, read, row, dict(zip(kinds, captions, strict=True)), where, problems
+            )
+            if member is not None:
+                _check_caption(member, options.caption, where, problems)
         if image is not None and (options.decode or index.has_checksums):
             data = _content(index, read, row, image, where, problems)
             if data is not None and options.decode:
@@ -226,6 +229,22 @@ def _check_samples(
     else:
         steps.samples(len(index) % _PROGRESS_EVERY)
     return complete
+
+
+def _contents(
+    index: ShardIndex,
+    read: Read,
+    row: int,
+    columns: Mapping[str, int],
+    where: str,
+    problems: _Problems,
+) -> dict[str, bytes] | None:
+    found = {
+        kind: _content(index, read, row, column, where, problems)
+        for kind, column in columns.items()
+    }
+    whole = {kind: data for kind, data in found.items() if data is not None}
+    return whole if len(whole) == len(found) else None
 
 
 def _content(
@@ -249,7 +268,7 @@ def _content(
 
 def _check_caption(member: Mapping[str, bytes], caption: str, where: str, problems: _Problems):
     try:
-        choose_caption(member, caption, 0.0)
+        choose_caption(member, caption)
     except BadSampleError as error:
         empty = str(error).endswith("is empty")
         problems.add("empty caption" if empty else "unreadable caption", where)
