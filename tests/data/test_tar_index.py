@@ -318,6 +318,25 @@ def test_a_doubled_name_that_no_checksum_covers_costs_its_sample(tmp_path, name)
     assert index.damage.counts == {"duplicate member": 1}
 
 
+@pytest.mark.parametrize("lost", ["smashed", "zeroed"])
+def test_across_a_gap_nothing_is_paired(tmp_path, lost):
+    """Two shards were joined; damage reaches from the first's 0000.jpg to the second's 0000.txt."""
+    first = [("0000.jpg", b"1"), ("0000.txt", b"1"), ("0001.jpg", b"1")]
+    second = [("0000.jpg", b"2"), ("0000.txt", b"2"), ("0002.jpg", b"2"), ("0002.txt", b"2")]
+    path = Path(write(tmp_path / "x.tar", first + second))
+    with tarfile.open(path) as tar:
+        members = tar.getmembers()
+    data = bytearray(path.read_bytes())
+    fill = b"\xff" if lost == "smashed" else b"\0"
+    start, end = members[1].offset, members[4].offset
+    data[start:end] = fill * (end - start)
+    path.write_bytes(data)
+    index = open_index(str(path))
+    assert files(index).keys() == {("0000", "jpg"), ("0002", "jpg"), ("0002", "txt")}
+    assert index.damage.counts["split sample"] == 1
+    assert [s["txt"] for s in TarShards([str(path)])] == [b"2"]
+
+
 def test_interleaved_samples_are_not_put_together(tmp_path):
     """The files of a sample lie side by side; others under its key may be another sample's."""
     order = ["a.jpg", "b.jpg", "a.txt", "b.txt", "c.jpg", "c.txt", "a.json"]

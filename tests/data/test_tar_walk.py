@@ -215,6 +215,17 @@ def test_what_follows_a_gap_is_marked():
     assert [member.after_gap for member in walked] == [False, True, False, True]
 
 
+def test_a_lost_name_is_a_gap():
+    """What it named may have been replaced by any number of others."""
+    whole = [entry(f"é{i}.txt", str(i).encode(), tarfile.PAX_FORMAT) for i in range(4)]
+    data = whole[0] + whole[1][: 2 * BLOCK] + whole[2][2 * BLOCK :] + whole[3] + END
+    walked = TarWalk(lambda o, n: data[o : o + n], len(data), DamageCounter(), checksums=False)
+    assert [(member.name, member.after_gap) for member in walked] == [
+        ("é0.txt", False),
+        ("é3.txt", True),
+    ]
+
+
 @pytest.mark.skipif(shutil.which("tar") is None, reason="no tar command")
 @pytest.mark.parametrize("tar_format", ["v7", "ustar", "oldgnu", "gnu", "pax"])
 def test_archives_of_the_tar_command(tmp_path, tar_format):
@@ -285,17 +296,17 @@ def test_a_file_that_shrinks_is_an_error():
 
 
 def test_a_header_region_full_of_damage_takes_no_long_time():
-    """10,000 headers, every other one smashed, and content that looks like magic words."""
+    """2,000 headers, every other one smashed, and content that looks like magic words."""
     import time
 
     good = entry("a.txt", b"ustar\0" * 100)
-    data = (good + changed(good, 0, b"?")) * 5000 + END
+    data = (good + changed(good, 0, b"?")) * 1000 + END
     damage = DamageCounter()
     start = time.process_time()
     walked = TarWalk(lambda o, n: data[o : o + n], len(data), damage, checksums=True)
-    assert sum(1 for _ in walked) == 5000
-    assert damage.result().counts == {"header checksum": 5000}
-    assert time.process_time() - start < 20
+    assert sum(1 for _ in walked) == 1000
+    assert damage.result().counts == {"header checksum": 1000}
+    assert time.process_time() - start < 10
 
 
 def test_walking_needs_no_memory_for_contents():

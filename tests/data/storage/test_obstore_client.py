@@ -247,3 +247,20 @@ def test_a_place_that_cannot_be_is_told_in_one_line(client, url):
     with pytest.raises((StorageError, TransientError)) as caught:
         client.stat(url)
     assert "\n" not in str(caught.value)
+
+
+def test_the_server_is_told_which_version_is_wanted(server, client, content):
+    url = server.add("0.tar", content)
+    stat = client.stat(url)
+    client.get(url, 0, 10, stat)
+    headers = {name.lower(): value for name, value in server.requests[-1].headers.items()}
+    assert headers["if-match"] == stat.version
+
+
+def test_another_size_is_another_file_where_there_is_no_version(server, client, content):
+    url = server.add("0.tar", content)
+    always(server, "bare")
+    stat = client.stat(url)
+    server.add("0.tar", content + b"more")
+    with pytest.raises(ChangedError):
+        client.get(url, 0, 10, stat)
