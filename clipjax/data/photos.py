@@ -72,7 +72,7 @@ def make_photos(
         return found
     where, photos = load_photos()
     folder.begin()
-    measured: dict[str, float] = collections.Counter()
+    measured: collections.Counter[str] = collections.Counter()
 
     def encoded() -> Iterator[Sample]:
         words = _words()
