@@ -18,16 +18,16 @@ def distributions(**changes):
         "aspect": np.full(500, 1.0),
         "json score": rng.normal(0, 1, 500),
         "caption words": np.array([7.0]),
-        "json $x^{": np.zeros(3),
+        "json $x^{$": np.zeros(3),
         "megapixels": np.array([1e-6, 1e6]),
         "json below": np.full(4, -2.0),
     }
-    names = {"format": {"jpg": 3}, "language": {f"{i}$_犬\n": i for i in range(1, 30)}}
+    names = {"format": {"jpg": 3}, "language": {f"{i}$_{{$犬\n": i for i in range(1, 30)}}
     return Distributions(numbers=numbers, names=names, distinct_captions=1, bad={}, seen=1)
 
 
 def test_a_picture_is_drawn_of_anything(tmp_path):
-    draw(distributions(), tmp_path / "a.png", "a title with $math_{ and 犬 and\nlines")
+    draw(distributions(), tmp_path / "a.png", "a title with $math_{$ and 犬 and\nlines")
     image = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
     assert image.shape[0] > 600
     assert image.shape[1] == 1600

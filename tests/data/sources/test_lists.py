@@ -145,6 +145,20 @@ def test_urls_are_refused_with_the_name_of_the_column(folder):
         source[len(CAPTIONS)]
 
 
+@pytest.mark.parametrize("text", ["007", "1e3", "2020-01-01", "true", "NaN"])
+def test_captions_that_look_like_values_stay_text(folder, text):
+    table = [{"path": "images/0.jpg", "caption": text}]
+    source = ListedFiles(write_list(folder / "list.csv", table), needs=("txt", "json"))
+    assert source[0]["txt"].decode() == json.loads(source[0]["json"])["caption"] == text
+
+
+def test_captions_of_several_lines_survive_the_ends_of_blocks(folder):
+    caption = "\n".join(["a line of a long caption"] * 4000)
+    table = [{"path": "images/0.jpg", "caption": f"{i}{caption}"} for i in range(30)]
+    source = ListedFiles(write_list(folder / "list.csv", table))
+    assert [source[i]["txt"].decode() for i in range(30)] == [f"{i}{caption}" for i in range(30)]
+
+
 def test_a_column_that_begins_with_numbers_and_goes_on_with_words(folder):
     table = [{"path": "images/0.jpg", "title": "5", "id": "7" * 10} for _ in range(200_000)]
     table.append({"path": "images/1.jpg", "title": "x", "id": "no number"})

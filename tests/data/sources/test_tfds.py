@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -230,6 +231,30 @@ def test_threads_may_share_an_instance(data_dir):
     with ThreadPoolExecutor(16) as pool:
         got = list(pool.map(source.__getitem__, wanted))
     assert all(sample == expected[index] for sample, index in zip(got, wanted, strict=True))
+
+
+def test_records_are_read_by_one_thread_at_a_time(data_dir):
+    source = TfdsSource("plain", data_dir=str(data_dir))
+
+    class Watched:
+        def __init__(self, records):
+            self.records, self.inside, self.most = records, 0, 0
+
+        def __len__(self):
+            return len(self.records)
+
+        def __getitem__(self, index):
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            time.sleep(0.002)
+            record = self.records[index]
+            self.inside -= 1
+            return record
+
+    watched = source._records.data_source = Watched(source._records.data_source)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(source.__getitem__, range(COUNT)))
+    assert watched.most == 1
 
 
 def test_a_missing_package_is_told(monkeypatch):
