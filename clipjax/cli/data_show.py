@@ -55,9 +55,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     samples = order.samples(args.step - 1)[: args.rows]
     examples = order.examples(samples)
     tokenizer = ByteTokenizer(context_length=2, lowercase=False)
-    pairs = TrainingPairs(
-        sources, order, tokenizer, config.data, image_size=config.model.image.image_size
-    )
+    pairs = TrainingPairs(sources, order, tokenizer, config.data, image=config.model.image)
     rows, pictures = [], []
     for sample, example in zip(samples.tolist(), examples.tolist(), strict=True):
         row, picture = _row(pairs, sample, example, draw=bool(args.out))

@@ -94,9 +94,9 @@ def _shard_bytes(leaf: Any) -> int:
 
 
 def _cost(config: TrainConfig) -> dict[str, Any]:
-    from clipjax.core.flops import TRAIN_OVER_FORWARD, pair_forward_flops
+    from clipjax.core.flops import TRAIN_OVER_FORWARD, trained_pair_forward_flops
 
-    forward = pair_forward_flops(config.model)
+    forward = trained_pair_forward_flops(config)
     samples = config.num_steps * config.data.global_batch_size
     return {
         "forward_flops_per_sample": forward,

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
+_MOST_PATCHES = 2**15 - 1
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MixtureConfig:
@@ -93,9 +95,14 @@ class DataConfig:
             texts in the .json member; one of a list is drawn for each sample). Of several, with
             weights such as "txt:3 json.captions:1", one is drawn for each sample.
         image_mode: fast (on the host, by OpenCV), device (the host decodes, the compiled step
-            crops and resizes) or exact (Pillow's antialiased bicubic filter).
+            crops and resizes), exact (Pillow's antialiased bicubic filter) or naflex (crops that
+            keep the aspect ratio of their image, as up to `max_patches` patches; training only:
+            evaluations see the central square of `model.image.image_size` pixels as in every other
+            mode).
         canvas_size: side of the square in which the device gets an image in mode device; larger
             images are cropped, and if need be shrunk, to fit.
+        max_patches: patches that an image has at most in mode naflex, and is padded to; images are
+            made as large as that allows.
         window_shards: examples are shuffled within windows of so many shards, which are fetched
             whole; 0 for among all; None for 8 where shards are remote and 0 where they are not.
         lanes: parts of a windowed order that hosts read apart from each other; a multiple of the
@@ -103,7 +110,8 @@ class DataConfig:
         shuffled_captions: pairs every image with the caption of another one: the negative control,
             which must end at chance.
         crop_scale: smallest and largest area of the random crop, as a share of the image.
-        crop_ratio: smallest and largest width / height of the random crop.
+        crop_ratio: smallest and largest width / height of the random crop; in mode naflex the crop
+            has the image's own.
         max_image_pixels: images with more pixels count as undecodable.
         max_bad_share: the run stops when more than this share of the samples could not be used.
         index_dir: where tar indexes are kept; None for beside the shards where that is writable,
@@ -118,8 +126,9 @@ class DataConfig:
     shuffle_seed: int = 0
     threads: int = 0
     caption: str = "txt"
-    image_mode: Literal["fast", "device", "exact"] = "fast"
+    image_mode: Literal["fast", "device", "exact", "naflex"] = "fast"
     canvas_size: int = 512
+    max_patches: int = 256
     window_shards: int | None = None
     lanes: int = 0
     shuffled_captions: bool = False
@@ -140,6 +149,8 @@ class DataConfig:
         self._check_caption()
         if self.canvas_size < 1:
             raise ValueError(f"canvas_size={self.canvas_size} must be positive")
+        if not 1 <= self.max_patches <= _MOST_PATCHES:
+            raise ValueError(f"max_patches={self.max_patches} must be in 1 .. {_MOST_PATCHES}")
         if self.window_shards is not None and self.window_shards < 0:
             raise ValueError(f"window_shards={self.window_shards} must not be negative")
         if self.lanes < 0 or (self.lanes and self.global_batch_size % self.lanes):

@@ -175,3 +175,22 @@ class TrainConfig:
                 "tokenizer.kind='byte' has 258 ids: set model.text.vocab_size=258, "
                 f"not {self.model.text.vocab_size}"
             )
+        if self.data.image_mode == "naflex":
+            self._check_naflex()
+
+    def _check_naflex(self) -> None:
+        if self.model.image.kind != "vit":
+            raise ValueError(
+                "data.image_mode='naflex' cuts images into patches: model.image.kind="
+                f"{self.model.image.kind!r} cannot read them, only 'vit' can"
+            )
+        changed = [
+            f"augment.{field.name}"
+            for field in dataclasses.fields(self.augment)
+            if getattr(self.augment, field.name) != field.default
+        ]
+        if changed:
+            raise ValueError(
+                f"data.image_mode='naflex' has no whole images to change: leave out "
+                f"{', '.join(changed)}"
+            )

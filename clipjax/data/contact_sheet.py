@@ -13,7 +13,7 @@ def contact_sheet(pictures: Sequence[np.ndarray | None], texts: Sequence[str]) -
     """Returns one picture with all of them; those that are None stay grey.
 
     Args:
-        pictures: uint8 [height, width, 3], all of one size.
+        pictures: uint8 [side, side, 3].
         texts: one a picture, cut to three lines.
     """
     sides = [picture.shape[0] for picture in pictures if picture is not None]

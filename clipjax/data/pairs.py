@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from clipjax.config import DataConfig, UserError
+from clipjax.config.model import ImageConfig
 from clipjax.data.captions import choose_caption
 from clipjax.data.decode import BadSampleError
 from clipjax.data.keyed import uniforms
@@ -18,7 +19,7 @@ from clipjax.data.permutation import permute
 from clipjax.data.pipeline import FillPlanned
 from clipjax.data.stages import StageClock
 from clipjax.data.tokenizers import Tokenizer
-from clipjax.data.training_images import MODES, TrainingImages
+from clipjax.data.training_images import MODES, TrainingImages, row_spec
 
 _CROPS, _CAPTIONS = 2, 3  # streams of `uniforms`
 _SHUFFLE_KEY = 0x5EED
@@ -83,7 +84,7 @@ class TrainingPairs:
         order: which sample is which of them.
         tokenizer: of the captions.
         config: of the run.
-        image_size: side of what the model sees, in pixels.
+        image: the tower that sees the images.
     """
 
     def __init__(
@@ -93,15 +94,12 @@ class TrainingPairs:
         tokenizer: Tokenizer,
         config: DataConfig,
         *,
-        image_size: int,
+        image: ImageConfig,
     ):
         self._source, self._order, self._tokenizer = source, order, tokenizer
         self._config = config
-        self._images: TrainingImages = MODES[config.image_mode](config, image_size)
-        self.row_spec = {
-            **self._images.row_spec,
-            "tokens": ((tokenizer.context_length,), np.dtype(np.int32)),
-        }
+        self._images: TrainingImages = MODES[config.image_mode](config, image)
+        self.row_spec = row_spec(config, image, tokenizer.context_length)
         self.bad_samples = BadSamples(config.max_bad_share)
         self.clock = StageClock()
 

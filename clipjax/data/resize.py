@@ -1,4 +1,4 @@
-"""Part of an image to the square that a model sees: exact for scores, fast for training."""
+"""Part of an image to the size that a model sees: exact for scores, fast for training."""
 
 import threading
 
@@ -18,39 +18,40 @@ class _Middle(threading.local):
     """Pixels at twice the size, of one thread."""
 
     def __init__(self):
-        self.pixels = np.empty((0, 0, 3), np.uint8)
+        self.values = np.empty(0, np.uint8)
 
-    def of_side(self, side: int) -> np.ndarray:
-        if len(self.pixels) != side:
-            self.pixels = np.empty((side, side, 3), np.uint8)
-        return self.pixels
+    def of_size(self, width: int, height: int) -> np.ndarray:
+        count = 3 * width * height
+        if len(self.values) < count:
+            self.values = np.empty(count, np.uint8)
+        return self.values[:count].reshape(height, width, 3)
 
 
 _middle = _Middle()
 
 
-def resize_fast(image: np.ndarray, box: Box, out: UInt8[np.ndarray, "side side 3"]) -> None:
+def resize_fast(image: np.ndarray, box: Box, out: UInt8[np.ndarray, "height width 3"]) -> None:
     """Writes the part `box` of `image`, resized, into `out`: for training.
 
     Linear interpolation where nothing is skipped by it; to twice the size and then means of 2 x 2
     where it shrinks by more; means over areas where it shrinks by a lot.
     """
     left, top, right, bottom = box
-    side = out.shape[0]
+    height, width = out.shape[:2]
     part = image[top:bottom, left:right]
-    ratio = max(right - left, bottom - top) / side
+    ratio = max((right - left) / width, (bottom - top) / height)
+    shrinks = right - left >= width and bottom - top >= height
     if part.shape == out.shape:
         out[...] = part
     elif ratio <= _LINEAR:
-        cv2.resize(part, (side, side), dst=out, interpolation=cv2.INTER_LINEAR)
-    elif ratio < _DOUBLE and min(right - left, bottom - top) >= side:
-        double = _middle.of_side(2 * side)
-        cv2.resize(part, (2 * side, 2 * side), dst=double, interpolation=cv2.INTER_LINEAR)
-        cv2.resize(double, (side, side), dst=out, interpolation=cv2.INTER_AREA)
+        cv2.resize(part, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
+    elif ratio < _DOUBLE and shrinks:
+        double = _middle.of_size(2 * width, 2 * height)
+        cv2.resize(part, (2 * width, 2 * height), dst=double, interpolation=cv2.INTER_LINEAR)
+        cv2.resize(double, (width, height), dst=out, interpolation=cv2.INTER_AREA)
     else:
-        shrinks = min(right - left, bottom - top) >= side
         method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        cv2.resize(part, (side, side), dst=out, interpolation=method)
+        cv2.resize(part, (width, height), dst=out, interpolation=method)
 
 
 def resize_bicubic(image: np.ndarray, box: Box, out: UInt8[np.ndarray, "side side 3"]) -> None:

@@ -1,6 +1,5 @@
 """How an image becomes a row of a training batch: exact, fast, or half done for the device."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
@@ -8,23 +7,24 @@ import cv2
 import numpy as np
 
 from clipjax.config import DataConfig
-from clipjax.data.crops import Box, random_resized_crop
-from clipjax.data.decode import decode_image, decode_jpeg, jpeg_orientation, jpeg_size, upright
+from clipjax.config.model import ImageConfig
+from clipjax.data.crops import Box
+from clipjax.data.decode import decode_image, decode_jpeg, jpeg_orientation, jpeg_size
+from clipjax.data.decode_crop import RandomCrop, decode_crop
+from clipjax.data.naflex import NaFlexImages
 from clipjax.data.resize import resize_bicubic, resize_fast
 
+RowSpec = Mapping[str, tuple[tuple[int, ...], np.dtype]]
+"""Shape and dtype of a row of each buffer of a batch."""
 Lap = Callable[[str], None]
 """Told which stage has just ended."""
-
-_FACTORS = (8, 4, 2)
-# Keep a little more than what the model sees: a transform of half the size is no perfect filter.
-_MARGIN = 1.1
 
 
 @runtime_checkable
 class TrainingImages(Protocol):
     """Fills the image part of a row."""
 
-    row_spec: Mapping[str, tuple[tuple[int, ...], np.dtype]]
+    row_spec: RowSpec
 
     def __call__(
         self, data: bytes, draws: np.ndarray, row: Mapping[str, np.ndarray], lap: Lap
@@ -47,22 +47,12 @@ class TrainingImages(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True)
-class _Crop:
-    config: DataConfig
-
-    def __call__(self, draws: np.ndarray, width: int, height: int) -> Box:
-        return random_resized_crop(
-            draws, width, height, self.config.crop_scale, self.config.crop_ratio
-        )
-
-
 class ExactImages:
     """Pillow's antialiased bicubic filter on the crop; what the other modes are measured by."""
 
-    def __init__(self, config: DataConfig, image_size: int):
-        self.row_spec = {"images": ((image_size, image_size, 3), np.dtype(np.uint8))}
-        self._crop, self._max_pixels = _Crop(config), config.max_image_pixels
+    def __init__(self, config: DataConfig, image: ImageConfig):
+        self.row_spec = _square(image.image_size)
+        self._crop, self._max_pixels = RandomCrop(config), config.max_image_pixels
 
     def __call__(
         self, data: bytes, draws: np.ndarray, row: Mapping[str, np.ndarray], lap: Lap
@@ -84,16 +74,18 @@ class FastImages:
     The crop is random, so it is moved to where the smaller transform has whole pixels.
     """
 
-    def __init__(self, config: DataConfig, image_size: int):
-        self.row_spec = {"images": ((image_size, image_size, 3), np.dtype(np.uint8))}
-        self._crop, self._max_pixels = _Crop(config), config.max_image_pixels
-        self._side = image_size
+    def __init__(self, config: DataConfig, image: ImageConfig):
+        self.row_spec = _square(image.image_size)
+        self._crop, self._max_pixels = RandomCrop(config), config.max_image_pixels
+        self._side = image.image_size
 
     def __call__(
         self, data: bytes, draws: np.ndarray, row: Mapping[str, np.ndarray], lap: Lap
     ) -> None:
         """Decodes a file into the row."""
-        image, box = decode_crop(data, draws, self._crop, self._side, self._max_pixels, coarse=True)
+        image, box = decode_crop(
+            data, draws, self._crop, lambda _: self._side, self._max_pixels, coarse=True
+        )
         lap("decode")
         resize_fast(image, box, row["images"])
         lap("resize")
@@ -109,14 +101,14 @@ class DeviceImages:
     What does not fit on the canvas is cropped, and if need be shrunk, before.
     """
 
-    def __init__(self, config: DataConfig, image_size: int):
+    def __init__(self, config: DataConfig, image: ImageConfig):
         canvas = config.canvas_size
         self.row_spec = {
             "canvas": ((canvas, canvas, 3), np.dtype(np.uint8)),
             "boxes": ((4,), np.dtype(np.float32)),
         }
-        self._crop, self._max_pixels = _Crop(config), config.max_image_pixels
-        self._side, self._canvas = image_size, canvas
+        self._crop, self._max_pixels = RandomCrop(config), config.max_image_pixels
+        self._side, self._canvas = image.image_size, canvas
 
     def __call__(
         self, data: bytes, draws: np.ndarray, row: Mapping[str, np.ndarray], lap: Lap
@@ -134,7 +126,9 @@ class DeviceImages:
                 lap("decode")
                 canvas[:height, :width] = image
         else:
-            image, box = decode_crop(data, draws, self._crop, self._side, self._max_pixels)
+            image, box = decode_crop(
+                data, draws, self._crop, lambda _: self._side, self._max_pixels
+            )
             lap("decode")
             box = self._fit(image, box, canvas)
         row["boxes"][...] = box
@@ -159,67 +153,28 @@ class DeviceImages:
         return 0, 0, width, height
 
 
-MODES = {"exact": ExactImages, "fast": FastImages, "device": DeviceImages}
+MODES: Mapping[str, Callable[[DataConfig, ImageConfig], TrainingImages]] = {
+    "exact": ExactImages,
+    "fast": FastImages,
+    "device": DeviceImages,
+    "naflex": NaFlexImages,
+}
 
 
-def decode_crop(
-    data: bytes,
-    draws: np.ndarray,
-    crop: Callable[[np.ndarray, int, int], Box],
-    side: int,
-    max_pixels: int,
-    *,
-    coarse: bool = False,
-) -> tuple[np.ndarray, Box]:
-    """Returns pixels, in memory that the thread's next call overwrites, and the crop in them.
+def row_spec(data: DataConfig, image: ImageConfig, context_length: int) -> RowSpec:
+    """Returns what one pair is in a batch: shape and dtype of its row of each buffer.
 
     Args:
-        data: the file.
-        draws: 40 numbers in [0, 1), for the crop.
-        crop: (draws, width, height) -> box.
-        side: pixels that the crop must have at least after it was shrunk while decoding.
-        max_pixels: images that claim more are refused.
-        coarse: see `decode_jpeg`.
+        data: how images become rows.
+        image: the tower that reads them.
+        context_length: tokens of a text.
 
     Raises:
-        BadSampleError: if the image cannot be used.
+        UsageError: if the tower cannot read images of this mode.
     """
-    size = jpeg_size(data, max_pixels)
-    if size is None:
-        image = decode_image(data, max_pixels)
-        return image, crop(draws, image.shape[1], image.shape[0])
-    orientation = jpeg_orientation(data)
-    if orientation != 1:
-        image = upright(decode_jpeg(data, 1, size), orientation)
-        return image, crop(draws, image.shape[1], image.shape[0])
-    box = crop(draws, *size)
-    factor = shrink_factor(box, side)
-    return decode_jpeg(data, factor, size, coarse=coarse), snap(box, factor, *size)
+    images = MODES[data.image_mode](data, image)
+    return {**images.row_spec, "tokens": ((context_length,), np.dtype(np.int32))}
 
 
-def shrink_factor(box: Box, side: int) -> int:
-    """Returns by how much an image may be shrunk while decoding: 1, 2, 4 or 8.
-
-    >>> shrink_factor((0, 0, 600, 500), 224), shrink_factor((0, 0, 400, 300), 224)
-    (2, 1)
-    """
-    shorter = min(box[2] - box[0], box[3] - box[1])
-    return next((f for f in _FACTORS if shorter >= f * _MARGIN * side), 1)
-
-
-def snap(box: Box, factor: int, width: int, height: int) -> Box:
-    """Returns the box in the image that was shrunk by `factor`, moved to whole pixels of it.
-
-    Args:
-        box: in the image as stored.
-        factor: of `decode_jpeg`.
-        width: of the image as stored.
-        height: of the image as stored.
-    """
-    if factor == 1:
-        return box
-    left, top = box[0] // factor, box[1] // factor
-    # Not the last column or row if it stands for less than `factor` pixels.
-    right = min(left + round((box[2] - box[0]) / factor), width // factor)
-    bottom = min(top + round((box[3] - box[1]) / factor), height // factor)
-    return left, top, right, bottom
+def _square(side: int) -> RowSpec:
+    return {"images": ((side, side, 3), np.dtype(np.uint8))}

@@ -11,7 +11,7 @@ import jax
 from clipjax.config import TrainConfig, UserError
 from clipjax.core.checkpoint import CheckpointWriter, SaveError
 from clipjax.core.distributed import Preemption, broadcast_int, first_problem
-from clipjax.core.flops import TRAIN_OVER_FORWARD, pair_forward_flops
+from clipjax.core.flops import TRAIN_OVER_FORWARD, trained_pair_forward_flops
 from clipjax.core.lifeline import Lifeline
 from clipjax.core.metrics import Sink
 from clipjax.core.progress import format_rate, format_seconds
@@ -61,7 +61,7 @@ class Meter:
         stages: Callable[[], Mapping[str, float]] = dict,
     ):
         self._batch = config.data.global_batch_size
-        self._flops = TRAIN_OVER_FORWARD * pair_forward_flops(config.model) * self._batch
+        self._flops = TRAIN_OVER_FORWARD * trained_pair_forward_flops(config) * self._batch
         self._peak = peak_flops * jax.device_count()
         self._waited, self._stages = waited, stages
         self.stage_shares: dict[str, float] = {}

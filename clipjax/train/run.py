@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from clipjax.config import TrainConfig, UserError, to_json_dict
 from clipjax.core.checkpoint import CheckpointWriter, write_atomically
 from clipjax.core.distributed import broadcast_bytes
-from clipjax.core.flops import pair_forward_flops, peak_flops
+from clipjax.core.flops import peak_flops, trained_pair_forward_flops
 from clipjax.core.lifeline import Lifeline
 from clipjax.core.mesh import make_mesh
 from clipjax.core.metrics import make_sinks, strict_json
@@ -152,7 +152,7 @@ def _headline(config: TrainConfig, source: Any, devices: int, first_step: int) -
     resumed = f", resumed at step {first_step:,}" if first_step else ""
     return (
         f"{num_params(config.model) / 1e6:.2f} M parameters, "
-        f"{pair_forward_flops(config.model) / 1e9:.3f} GFLOP a pair forward, "
+        f"{trained_pair_forward_flops(config) / 1e9:.3f} GFLOP a pair forward, "
         f"{len(source):,} pairs, batch {config.data.global_batch_size:,}, "
         f"{config.num_steps:,} steps, {devices} x {kind} in {jax.process_count()} processes"
         f"{resumed}"

@@ -23,6 +23,7 @@ from clipjax.data.pairs import TrainingPairs
 from clipjax.data.pipeline import Batches, DeviceBatches
 from clipjax.data.sources.tar_shards import TarShards
 from clipjax.data.tokenizers import Tokenizer, make_tokenizer, tokenizer_from_json
+from clipjax.data.training_images import row_spec
 from clipjax.train.state import TrainState, abstract_state, as_dict, init_state
 
 _DAMAGED_SHOWN = 3
@@ -80,9 +81,7 @@ def open_data(config: TrainConfig, source: Sources, saved_tokenizer: bytes | Non
     if saved_tokenizer is None and jax.process_index() == 0:
         saved_tokenizer = json.dumps(_new_tokenizer(config, source, order).to_json()).encode()
     tokenizer = tokenizer_from_json(json.loads(broadcast_bytes(saved_tokenizer)))
-    pairs = TrainingPairs(
-        source, order, tokenizer, config.data, image_size=config.model.image.image_size
-    )
+    pairs = TrainingPairs(source, order, tokenizer, config.data, image=config.model.image)
     return TrainingData(source, order, tokenizer, pairs)
 
 
@@ -107,13 +106,13 @@ def batch_spec(config: TrainConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruc
     Raises:
         UsageError: if the batch cannot be split over the mesh.
     """
-    size, side = config.data.global_batch_size, config.model.image.image_size
+    size = config.data.global_batch_size
     check_batch_size("data.global_batch_size", size, mesh)
     place = batch_sharding(mesh)
-    length = config.model.text.context_length
+    rows = row_spec(config.data, config.model.image, config.model.text.context_length)
     return {
-        "images": jax.ShapeDtypeStruct((size, side, side, 3), np.uint8, sharding=place),
-        "tokens": jax.ShapeDtypeStruct((size, length), np.int32, sharding=place),
+        name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=place)
+        for name, (shape, dtype) in rows.items()
     }
 
 

@@ -9,7 +9,7 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageFile, ImageOps
 
-from clipjax.config import DataConfig
+from clipjax.config import DataConfig, ViTConfig
 from clipjax.data.decode import BadSampleError, decode_image, jpeg_orientation
 from clipjax.data.training_images import MODES
 
@@ -283,7 +283,9 @@ HARD = {
 def test_hard_images_in_every_mode(name, mode):
     """The table of what comes out: pixels of the whole picture, or a reason to be counted."""
     data, expected = HARD[name]
-    fill = MODES[mode](DataConfig(canvas_size=512, max_image_pixels=MOST), 16)
+    fill = MODES[mode](
+        DataConfig(canvas_size=512, max_image_pixels=MOST), ViTConfig(image_size=16, patch_size=4)
+    )
     row = {key: np.zeros(shape, kind) for key, (shape, kind) in fill.row_spec.items()}
     draws = np.full(40, 0.5)
     if isinstance(expected, str):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipjax.config import DataConfig, UserError
+from clipjax.config import DataConfig, UserError, ViTConfig
 from clipjax.data.captions import caption_members, choose_caption
 from clipjax.data.decode import BadSampleError
 from clipjax.data.opening import Sources
@@ -67,7 +67,9 @@ def make_pairs(paths, batch_size=8, seed=0, **fields):
     source = Sources({"": TarShards(paths, needs=caption_members(config.caption))})
     order = shuffled(num_examples=len(source), global_batch_size=batch_size, seed=seed)
     tokenizer = ByteTokenizer(context_length=24, lowercase=True)
-    return TrainingPairs(source, order, tokenizer, config, image_size=SIZE)
+    return TrainingPairs(
+        source, order, tokenizer, config, image=ViTConfig(image_size=SIZE, patch_size=SIZE)
+    )
 
 
 def fill(pairs, number):
