@@ -6,8 +6,7 @@ import pytest
 from PIL import Image
 
 from clipjax.config import DataConfig, UserError, ViTConfig
-from clipjax.data.captions import caption_members, choose_caption
-from clipjax.data.decode import BadSampleError
+from clipjax.data.captions import caption_members
 from clipjax.data.opening import Sources
 from clipjax.data.order import shuffled
 from clipjax.data.pairs import TrainingPairs
@@ -225,46 +224,6 @@ def test_shards_without_one_good_sample_end_with_a_message(make_tar, tmp_path):
     path = str(make_tar(tmp_path / "x.tar", {"a": {"png": b"", "txt": b"text"}}))
     with pytest.raises(UserError, match=r"x\.tar: a: 20 samples in a row could not be used"):
         fill(make_pairs([path], max_bad_share=1.0), 0)
-
-
-def test_a_caption_is_the_text_or_a_field_of_the_json():
-    member = sample(5)
-    assert choose_caption(member, "txt", (0.9, 0.9)) == "number 5"
-    assert choose_caption(member, "json.name", (0.9, 0.9)) == "number 5"
-    drawn = [
-        choose_caption(member, "json.captions", (d, 0.0)) for d in (0.0, 0.34, 0.67, 1 - 2**-53)
-    ]
-    assert drawn == [f"number 5{mark}" for mark in "abcc"]
-
-
-HOSTILE = {
-    "no txt": ("txt", {}),
-    "blank": ("txt", {"txt": b" \t\n"}),
-    "empty": ("txt", {"txt": b""}),
-    "not UTF-8": ("txt", {"txt": b"caf\xe9"}),
-    "no json": ("json.a", {"txt": b"x"}),
-    "broken json": ("json.a", {"json": b'{"a": '}),
-    "no field": ("json.a", {"json": b'{"b": "x"}'}),
-    "a list on top": ("json.a", {"json": b'["a"]'}),
-    "an empty list": ("json.a", {"json": b'{"a": []}'}),
-    "a blank of a list": ("json.a", {"json": b'{"a": [""]}'}),
-    "null": ("json.a", {"json": b'{"a": null}'}),
-    "a number": ("json.a", {"json": b'{"a": 3}'}),
-    "numbers": ("json.a", {"json": b'{"a": [3]}'}),
-    "half a surrogate pair": ("json.a", {"json": b'{"a": "x \\ud83d"}'}),
-    "half a surrogate pair in a list": ("json.a", {"json": b'{"a": ["\\ude00"]}'}),
-    "too deep": ("json.a", {"json": b"[" * 100_000}),
-    "not UTF-8 json": ("json.a", {"json": b'{"a": "\xe9"}'}),
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_sample_without_a_usable_caption_is_a_bad_sample(name):
-    where, member = HOSTILE[name]
-    with pytest.raises(BadSampleError) as caught:
-        choose_caption(member, where, (0.5, 0.5))
-    assert caught.value.reason == "no caption"
-    assert where in str(caught.value)
 
 
 def test_every_caption_of_a_list_is_drawn_about_equally_often_and_the_same_again(good_shards):
