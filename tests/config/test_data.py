@@ -22,6 +22,8 @@ from clipjax.config import (
         ({"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
         ({"shuffle_seed": -1}, "shuffle_seed=-1 must be in"),
         ({"threads": -1}, "threads=-1 must not be negative"),
+        ({"max_patches": 0}, "max_patches=0 must be in 1"),
+        ({"max_patches": 2**15}, "max_patches=32768 must be in 1"),
     ],
 )
 def test_a_value_out_of_range_is_refused(values, message):

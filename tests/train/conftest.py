@@ -42,10 +42,9 @@ def make_trainer():
 
         def batch(number):
             rng = np.random.default_rng(number)
-            images = rng.integers(0, 256, spec["images"].shape).astype(spec["images"].dtype)
             tokens = rng.integers(0, config.model.text.vocab_size, spec["tokens"].shape)
             tokens[:, -1] = config.model.text.vocab_size - 1
-            arrays = {"images": images, "tokens": tokens.astype(np.int32)}
+            arrays = _images(rng, spec) | {"tokens": tokens.astype(np.int32)}
             return {k: jax.device_put(v, spec[k].sharding) for k, v in arrays.items()}
 
         return types.SimpleNamespace(
@@ -74,3 +73,20 @@ def losses_of():
         return state, losses
 
     return run
+
+
+def _images(rng, spec):
+    """Random squares, or patches of images of random shapes with garbage behind them."""
+    if "images" in spec:
+        shape = spec["images"].shape
+        return {"images": rng.integers(0, 256, shape).astype(spec["images"].dtype)}
+    rows, most, _ = spec["patches"].shape
+    grid = np.stack([rng.integers(1, 3, rows), rng.integers(1, most // 2 + 1, rows)], 1)
+    places = np.arange(most)
+    row, column = places // grid[:, 1:], places % grid[:, 1:]
+    return {
+        "patches": rng.integers(0, 256, spec["patches"].shape).astype(np.uint8),
+        "patch_positions": np.stack([row, column], -1).astype(np.int16),
+        "patch_mask": places < grid.prod(axis=1, keepdims=True),
+        "patch_grid": grid.astype(np.int32),
+    }
