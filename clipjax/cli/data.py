@@ -55,6 +55,8 @@ def configure(parser: Parser, name: str | None = None) -> None:
                 formatter_class=argparse.RawDescriptionHelpFormatter,
             )
             module.configure(leaf)
+    if name and not name.startswith("-") and name not in COMMANDS:
+        parser.parse_args([name])  # raises with the nearest name
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -278,7 +278,7 @@ def _check_image(data: bytes, max_pixels: int, where: str, problems: _Problems) 
     try:
         decode_image(data, max_pixels)
     except BadSampleError as error:
-        problems.add(f"image {error.reason}", where)
+        problems.add(f"image: {error.reason}", where)
 
 
 def key_hashes(keys: Sequence[str]) -> np.ndarray:

@@ -14,7 +14,7 @@ from clipjax.config import (
     ("values", "message"),
     [
         ({"global_batch_size": 0}, "global_batch_size=0 must be positive"),
-        ({"caption": "text"}, "caption='text' must be 'txt' or 'json.FIELD'"),
+        ({"caption": "text"}, "caption='text' must be 'txt', 'json.FIELD', or several"),
         ({"crop_scale": (0.0, 1.0)}, r"crop_scale=\(0\.0, 1\.0\) must be"),
         ({"crop_scale": (0.9, 0.8)}, "crop_scale"),
         ({"crop_scale": (0.9, 1.1)}, "crop_scale"),

@@ -73,8 +73,9 @@ PROBLEMS = {
     "image without caption": ["no-text"],
     "caption without image": ["no-image"],
     "no image and no caption": ["README"],
-    "image damaged": ["html", "cut"],
-    "image too large": ["large"],
+    "image: not an image": ["html"],
+    "image: damaged": ["cut"],
+    "image: too large": ["large"],
     "empty caption": ["blank"],
     "unreadable caption": ["latin"],
 }
@@ -100,7 +101,7 @@ def test_every_kind_of_bad_sample_is_counted_with_its_key(clean, tmp_path, threa
 def test_without_decoding_images_are_not_read(clean, tmp_path):
     bad = write(tmp_path / "bad.tar", BAD)
     report = check_shards([bad], CheckOptions(decode=False))
-    assert not [reason for reason in report["problems"] if reason.startswith("image d")]
+    assert not [reason for reason in report["problems"] if reason.startswith("image: ")]
     assert report["problems"]["empty caption"] == 1
 
 

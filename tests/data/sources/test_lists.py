@@ -63,7 +63,7 @@ def test_every_format_gives_the_same_samples(folder, suffix):
         assert int(sample["cls"]) == i
         fields = json.loads(sample["json"])
         assert (fields["score"], fields["caption"]) == (i / 4, caption)
-        assert choose_caption(sample, "json.caption", 0.0) == caption
+        assert choose_caption(sample, "json.caption") == caption
     assert source.key(3) == f"{path}: images/3.jpg"
     source.close()
     assert source[1]["image"] == b"image 1"
@@ -226,7 +226,7 @@ def test_lists_of_captions_are_read_from_json(folder):
     for suffix in (".jsonl", ".parquet"):
         path = write_list(folder / f"many{suffix}", table)
         source = ListedFiles(path, needs=("json",))
-        assert choose_caption(source[0], "json.text", 0.9) == "two"
+        assert choose_caption(source[0], "json.text", (0.9, 0.0)) == "two"
         source.close()
         source = ListedFiles(path)
         with pytest.raises(BadSampleError, match=r"json\.COLUMN"):

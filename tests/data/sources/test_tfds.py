@@ -148,10 +148,10 @@ def test_nested_features_have_dotted_names(data_dir):
             "objects.label": [2],
         }
         if count:
-            assert choose_caption(source[i], "json.captions.text", 0.999) == f"{count} {count - 1}"
+            assert choose_caption(source[i], "json.captions.text", (0.999, 0.0)) == f"{count} {count - 1}"
         else:
             with pytest.raises(BadSampleError, match="no caption"):
-                choose_caption(source[i], "json.captions.text", 0.0)
+                choose_caption(source[i], "json.captions.text")
     assert TfdsSource("nested", caption_key="meta/lang", **options)[0]["txt"] == b"en"
 
 
