@@ -11,8 +11,6 @@ from typing import Any
 
 from clipjax.config.errors import UsageError
 
-_SETS_ITSELF = ("key", "status", "width", "height", "caption")
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clipjax data make` to its parser."""
@@ -103,7 +101,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     check_output_arguments(args)
     from clipjax.data.captions import caption_members
-    from clipjax.data.reshard import Reencoding, write_resharded
+    from clipjax.data.reshard import Reencoding, captioned, write_resharded
     from clipjax.data.sources.opening import kind_of, open_source
 
     keep = _kept(args.keep, kind_of(args.address, args.root))
@@ -125,7 +123,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         figures = write_resharded(
             source,
             args.out,
-            lambda sample: made(sample, args.caption, keep, how),
+            lambda sample: captioned(sample, args.caption, keep, how),
             made_by=("make", {**arguments, "keep": list(keep)}),
             shard_size=args.shard_size,
             limit=args.limit,
@@ -135,38 +133,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         source.close()
     print_figures(args.out, figures)
     return figures
-
-
-def made(sample: Mapping[str, bytes], caption: str, keep: tuple[str, ...], how: Any) -> Any:
-    """Returns the members of one sample as img2dataset writes them.
-
-    Args:
-        sample: what the source gives.
-        caption: where its caption is, e.g. "txt" or "json.FIELD".
-        keep: members to write beside the image and the caption.
-        how: what becomes of its image, a `Reencoding`.
-
-    Raises:
-        BadSampleError: if the sample has no caption or its image cannot be used.
-    """
-    from clipjax.data.captions import choose_caption
-    from clipjax.data.reshard import reencode, resharded
-
-    text = choose_caption(sample, caption)
-    image = reencode(sample["image"], how)
-    fields: Any = {}
-    if "json" in keep:
-        fields = resharded({"image": image.data, "json": sample["json"]}, how)["json"]
-    members = {suffix: sample[suffix] for suffix in keep if suffix != "json"}
-    description = {
-        "caption": text,
-        "key": "",
-        "status": "success",
-        "width": image.size[0],
-        "height": image.size[1],
-        **{name: value for name, value in fields.items() if name not in _SETS_ITSELF},
-    }
-    return {image.suffix: image.data, "txt": text.encode(), **members, "json": description}
 
 
 def print_figures(out: str, figures: Mapping[str, Any]) -> None:

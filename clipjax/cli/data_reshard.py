@@ -4,10 +4,12 @@ clipjax data reshard 'raw/*.tar' --out train --resize 256 --resize-mode shortest
 """
 
 import argparse
+import os
+from collections.abc import Sequence
 from typing import Any
 
 from clipjax.cli.data_make import add_output_arguments, check_output_arguments, print_figures
-from clipjax.config.errors import UsageError
+from clipjax.config.errors import UsageError, UserError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,10 +56,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.shuffle_seed is not None and args.shuffle_seed < 0:
         raise UsageError(f"--shuffle-seed {args.shuffle_seed}: wanted 0 or more.")
     from clipjax.data.reshard import Reencoding, resharded, write_resharded
-    from clipjax.data.sources.tar_shards import TarShards, expand_shards
+    from clipjax.data.sources.tar_shards import TarShards
 
     keep = tuple(dict.fromkeys(name for name in args.keep.split(",") if name))
-    source = TarShards(expand_shards("", " ".join(args.shards)), needs=keep)
+    source = TarShards(shard_paths(args.shards), needs=keep)
     how = Reencoding(
         side=args.resize, mode=args.resize_mode, quality=args.quality, max_pixels=args.max_pixels
     )
@@ -82,3 +84,27 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         )
     print_figures(args.out, figures)
     return figures
+
+
+def shard_paths(arguments: Sequence[str]) -> list[str]:
+    """Returns the shards that the arguments of a command name, in the order of the arguments.
+
+    Raises:
+        UserError: if one of them names no file.
+    """
+    from clipjax.data.sources.tar_shards import expand_shards
+
+    paths: list[str] = []
+    for argument in arguments:
+        if os.path.isfile(argument):  # also one with a space or a bracket in its name
+            paths.append(argument)
+            continue
+        try:
+            paths += expand_shards("", argument)
+        except UserError as error:
+            if "matches no file" in str(error):
+                raise UserError(
+                    f"SHARDS {argument!r}: matches no file (seen from {os.getcwd()})."
+                ) from error
+            raise UserError(str(error).replace("data.shards=", "SHARDS ")) from error
+    return list(dict.fromkeys(paths))

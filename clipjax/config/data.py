@@ -1,6 +1,7 @@
 """What a run reads."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from typing import Literal
@@ -171,29 +172,96 @@ class DataConfig:
 class TokenizerConfig:
     """How captions become ids; sizes come from `model.text`.
 
+    Whatever the kind, the vocabulary is saved with every checkpoint: `path` is read once, when a
+    run begins.
+
     Attributes:
-        kind: bpe, trained on the captions of the run and saved with its checkpoints, or byte.
+        kind: bpe, trained on the captions of the run; byte; clip, with the ids of OpenAI's
+            vocabulary (model.text.vocab_size=49408); sentencepiece, a .model file in SigLIP's
+            frame (pieces, end, padding); huggingface, a tokenizer.json.
+        path: file of the vocabulary. clip: bpe_simple_vocab_16e6.txt.gz or the tokenizer.json of
+            a CLIP model, or empty for the package of the extra `clip-vocabulary`. sentencepiece
+            and huggingface need one.
         lowercase: fold case before tokenizing.
+        strip_punctuation: take out ASCII punctuation before tokenizing (sentencepiece and
+            huggingface), as is done for the published SigLIP models in evaluation.
+        pad_id: fills the rest of a row (sentencepiece and huggingface); None for the end of a text
+            (sentencepiece, as SigLIP does), or for what the tokenizer.json says, else 0.
         training_captions: the BPE is trained on at most this many captions of the run.
     """
 
-    kind: Literal["bpe", "byte"] = "bpe"
+    kind: Literal["bpe", "byte", "clip", "sentencepiece", "huggingface"] = "bpe"
+    path: str = ""
     lowercase: bool = True
+    strip_punctuation: bool = False
+    pad_id: int | None = None
     training_captions: int = 1_000_000
+
+    def __post_init__(self):
+        from_file = self.kind in ("sentencepiece", "huggingface")
+        if from_file and not self.path:
+            raise ValueError(f"path: kind={self.kind!r} needs the file of its vocabulary")
+        if self.path and self.kind in ("bpe", "byte"):
+            raise ValueError(f"path={self.path!r}: kind={self.kind!r} reads no file")
+        if not from_file and (self.strip_punctuation or self.pad_id is not None):
+            raise ValueError(
+                f"strip_punctuation and pad_id are of sentencepiece and huggingface, not of "
+                f"kind={self.kind!r}"
+            )
+        if self.pad_id is not None and self.pad_id < 0:
+            raise ValueError(f"pad_id={self.pad_id} must not be negative")
+        if self.training_captions < 1:
+            raise ValueError(f"training_captions={self.training_captions} must be positive")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Random changes of the images on the device, a pure function of (seed, step).
+    """Random changes of the images on the device, a pure function of (seed, step, row).
+
+    All are off by default, and are made in this order.
 
     Attributes:
-        flip: probability of a horizontal flip.
-        colour: largest relative change of contrast and of each channel, and shift of brightness.
-        shift: largest shift in pixels, with the border repeated.
-        noise: standard deviation of added noise, pixels being in [-1, 1].
+        flip: probability of a horizontal flip, 0 to 1.
+        shift: largest shift in pixels, 0 or more, with the border repeated.
+        rand_augment_layers: operations of RandAugment made one after the other on each image; 0 for
+            none, 2 is usual.
+        rand_augment_magnitude: strength of all of them, 0 to 30; 9 is usual.
+        colour_jitter: strengths of brightness, contrast and saturation (0 to 1: factors between
+            1 - strength and 1 + strength) and of hue (0 to 0.5 of a full turn), in random order.
+            SimCLR: 0.8, 0.8, 0.8, 0.2; open_clip's example: 0.32, 0.32, 0.32, 0.08.
+        colour_jitter_probability: share of the images that `colour_jitter` changes, 0 to 1.
+        grey_probability: share of the images that lose their colours, 0 to 1; SimCLR: 0.2.
+        colour: largest relative change of contrast and of each channel, and shift of brightness, 0
+            to 1; unlike in `colour_jitter` nothing is cut off at black and white.
+        noise: standard deviation of added noise, 0 or more, pixels being in [-1, 1].
     """
 
     flip: float = 0.0
-    colour: float = 0.0
     shift: int = 0
+    rand_augment_layers: int = 0
+    rand_augment_magnitude: int = 9
+    colour_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    colour_jitter_probability: float = 0.8
+    grey_probability: float = 0.0
+    colour: float = 0.0
     noise: float = 0.0
+
+    def __post_init__(self):
+        for name in ("flip", "colour_jitter_probability", "grey_probability", "colour"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}={value} must be in [0, 1]")
+        for name in ("shift", "rand_augment_layers", "noise"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}={value} must be a number that is not negative")
+        if not 0 <= self.rand_augment_magnitude <= 30:
+            raise ValueError(
+                f"rand_augment_magnitude={self.rand_augment_magnitude} must be in [0, 30]"
+            )
+        *strengths, hue = self.colour_jitter
+        if not (len(strengths) == 3 and all(0 <= s <= 1 for s in strengths) and 0 <= hue <= 0.5):
+            raise ValueError(
+                f"colour_jitter={self.colour_jitter} must be brightness, contrast and saturation "
+                "in [0, 1] and hue in [0, 0.5]"
+            )

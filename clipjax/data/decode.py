@@ -84,7 +84,12 @@ def jpeg_size(data: bytes, max_pixels: int) -> tuple[int, int] | None:
 
 
 def decode_jpeg(
-    data: bytes, factor: int = 1, size: tuple[int, int] | None = None
+    data: bytes,
+    factor: int = 1,
+    size: tuple[int, int] | None = None,
+    out: np.ndarray | None = None,
+    *,
+    coarse: bool = False,
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Returns the pixels of a JPEG, each side divided by `factor` and rounded up.
 
@@ -93,6 +98,8 @@ def decode_jpeg(
         factor: 1, 2, 4 or 8: smaller transforms, so that less is computed.
         size: width and height if the pixels may lie in memory of this thread that its next call
             overwrites.
+        out: contiguous uint8 memory to decode into instead, with room for the pixels.
+        coarse: repeat the stored colours instead of interpolating them, for what is shrunk anyway.
 
     Raises:
         BadSampleError: if the file is damaged.
@@ -101,12 +108,10 @@ def decode_jpeg(
         if size is None:
             return simplejpeg.decode_jpeg(data, "RGB")
         width, height = -(-size[0] // factor), -(-size[1] // factor)
-        buffer = _scratch.of_size(3 * width * height)
+        buffer = _scratch.of_size(3 * width * height) if out is None else out
         if factor == 1:
-            return simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
-        return simplejpeg.decode_jpeg(
-            data, "RGB", min_height=height, min_width=width, buffer=buffer
-        )
+            return simplejpeg.decode_jpeg(data, "RGB", buffer=buffer, fastupsample=coarse)
+        return simplejpeg.decode_jpeg(data, "RGB", False, coarse, height, width, buffer=buffer)
     except ValueError as error:
         raise BadSampleError("damaged", str(error)) from error
 

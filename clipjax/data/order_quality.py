@@ -24,8 +24,8 @@ def order_quality(order: Order) -> dict[str, float]:
     full = shuffled(num_examples=stream.num_examples, global_batch_size=1, seed=order.seed)
     out = {}
     for name, one in (("", order), ("_of_full_shuffle", full)):
-        ranks = [_places(one, epoch, count) for epoch in (0, 1)]
-        out[f"rank_correlation{name}"] = float(np.corrcoef(*ranks)[0, 1])
+        first, second = (_places(one, epoch, count) for epoch in (0, 1))
+        out[f"rank_correlation{name}"] = float(np.corrcoef(first, second)[0, 1])
         neighbours = one.streams[0].examples(*_sequence(one, 0, count))
         distance = np.median(np.abs(np.diff(neighbours)))
         out[f"neighbour_distance{name}"] = float(distance / stream.num_examples)

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ import simplejpeg
 
 from clipjax.config.errors import UserError
 from clipjax.core.progress import Progress
+from clipjax.data.captions import choose_caption
 from clipjax.data.crops import center_crop
 from clipjax.data.decode import BadSampleError, decode_image
 from clipjax.data.image_header import read_header
@@ -141,6 +143,38 @@ def resharded(sample: Mapping[str, bytes], how: Reencoding) -> Members:
     return out
 
 
+def captioned(
+    sample: Mapping[str, bytes], caption: str, keep: Sequence[str], how: Reencoding
+) -> Members:
+    """Returns the members of one sample as img2dataset writes them: image, txt and json.
+
+    Args:
+        sample: what a source gives.
+        caption: where its caption is, "txt" or "json.FIELD"; of a list the first is taken.
+        keep: further members to write; "json" for its fields in the new json.
+        how: what becomes of its image.
+
+    Raises:
+        BadSampleError: if the sample has no caption, or its image or JSON cannot be used.
+    """
+    text = choose_caption(sample, caption)
+    image = reencode(sample["image"], how)
+    fields = _json_object(sample["json"]) if "json" in keep else {}
+    described = {
+        "caption": text,
+        "key": "",
+        "status": "success",
+        "width": image.size[0],
+        "height": image.size[1],
+    }
+    return {
+        image.suffix: image.data,
+        "txt": text.encode(),
+        **{suffix: sample[suffix] for suffix in keep if suffix not in ("json", "txt")},
+        "json": {**fields, **described},
+    }
+
+
 def write_resharded(
     source: Source,
     out: str | os.PathLike[str],
@@ -215,17 +249,21 @@ class Drops:
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self.by_reason: collections.Counter[str] = collections.Counter()
         self.example = ""
 
     def add(self, where: str, error: BadSampleError) -> None:
         """Counts one; several threads may do so."""
-        self.by_reason.update([error.reason])
-        self.example = self.example or f"{where}: {error}"
+        with self._lock:
+            self.by_reason[error.reason] += 1
+            self.example = self.example or f"{where}: {error}"
 
     def said(self) -> str:
         """Returns e.g. "dropped 3 damaged, 1 too large"; "" if none was."""
-        parts = [f"{count:,} {reason}" for reason, count in self.by_reason.most_common()]
+        with self._lock:
+            counts = self.by_reason.most_common()
+        parts = [f"{count:,} {reason}" for reason, count in counts]
         return "dropped " + ", ".join(parts) if parts else ""
 
 

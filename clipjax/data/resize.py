@@ -11,7 +11,7 @@ from clipjax.data.crops import Box, center_crop
 
 # Beyond these ratios of a side: linear interpolation misses pixels; so does the one to twice the
 # size.
-_LINEAR, _DOUBLE = 1.25, 4.0
+_LINEAR, _DOUBLE = 1.6, 4.0
 
 
 class _Middle(threading.local):

@@ -23,7 +23,8 @@ import numpy as np
 from clipjax.config.errors import UserError
 from clipjax.data.tar_damage import Damage, DamageCounter
 from clipjax.data.tar_header import BLOCK, parse_header
-from clipjax.data.tar_walk import Member, Read, TarWalk
+from clipjax.data.tar_walk import Member, TarWalk
+from clipjax.data.tar_window import Read
 
 HEADER_BYTES = BLOCK
 _FORMAT = 2
@@ -192,6 +193,10 @@ def build_index(path: str, size: int, version: str, read: Read, *, checksums: bo
         if parse_header(start) is None and (other := _other_format(start)):
             raise _unreadable(path, f"it is {other}")
         samples = _gather(walk, damage)
+        if walk.is_doubtful:
+            damage = DamageCounter()
+            walk = TarWalk(read, size, damage, checksums=checksums, repeats=walk.repeats)
+            samples = _gather(walk, damage)
     except (OSError, EOFError) as error:
         raise _unreadable(path, str(error)) from error
     if not walk.num_headers and damage.result():

@@ -2,7 +2,7 @@
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from clipjax.config.errors import UserError
@@ -27,13 +27,10 @@ from clipjax.data.tar_header import (
     pax_records,
     read_number,
 )
-
-Read = Callable[[int, int], bytes]
-"""read(offset, length) -> bytes; fewer only at the end of the file."""
+from clipjax.data.tar_window import Read, Window
 
 _STREAM_BYTES = 4 << 20
 _FIRST_SCAN_BYTES, _SCAN_BYTES = 16 << 10, 1 << 20
-_LEAST_BYTES, _MOST_BYTES = 2048, 256 << 10  # of one read when only headers are wanted
 _MOST_EXTENSION_BYTES = 1 << 20
 _NAME_BYTES = 100
 
@@ -72,17 +69,33 @@ class TarWalk:
         size: of the file.
         damage: counts what is wrong.
         checksums: also read the contents, for `Member.crc`.
+        repeats: the attribute of an earlier walk over the same tar.
+
+    Attributes:
+        num_headers: valid headers so far.
+        repeats: the kinds of names ("long", "short") that the writer of this tar puts before a
+            header because they do not fit, and again, as far as they fit, into the header.
     """
 
-    def __init__(self, read: Read, size: int, damage: DamageCounter, *, checksums: bool):
-        self._window = _Window(read, size, _STREAM_BYTES if checksums else 0)
+    def __init__(
+        self,
+        read: Read,
+        size: int,
+        damage: DamageCounter,
+        *,
+        checksums: bool,
+        repeats: Iterable[str] = (),
+    ):
+        self._window = Window(read, size, _STREAM_BYTES if checksums else 0)
         self._extend = _crc32c() if checksums else None
         self._size = size
         self._damage = damage
         self._globals: dict[bytes, bytes] = {}
         self._renames = False  # extension headers of this tar carry names
+        self._unrepeated: set[str] = set()
         self._found_at = -1  # the last header that was searched for
         self.num_headers = 0
+        self.repeats = set(repeats)
 
     def __iter__(self) -> Iterator[Member]:
         position, gap, ended = 0, False, False
@@ -128,6 +141,8 @@ class TarWalk:
                     extension.name is None,
                 )
                 gap = False
+            elif extension.broken:
+                gap = True
             position = content + padded(size)
             extension = _Extension()
         self._finish(ended, extension)
@@ -178,8 +193,29 @@ class TarWalk:
         path = extension.records.get(b"path", self._globals.get(b"path"))
         if path is not None:
             extension.name = path.rstrip(b"/")
+        if extension.name is not None:
+            self._check_name(header.name, extension)
         name = header.name if extension.name is None else extension.name
         return name.decode(errors="surrogateescape")
+
+    def _check_name(self, field: bytes, extension: "_Extension") -> None:
+        """Compares the name before a header with the one in it, where the writer repeats names.
+
+        A lost range can lead from the extension of one member to the header of another.
+        """
+        assert extension.name is not None
+        kind = "long" if len(extension.name) > _NAME_BYTES else "short"
+        if _stands_for(field, extension.name):
+            self.repeats.add(kind)
+        elif kind in self.repeats:
+            extension.broken = True
+        else:
+            self._unrepeated.add(kind)
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether names were believed that others, found later, show to be wrong: walk again."""
+        return bool(self._unrepeated & self.repeats)
 
     def _content_size(self, header: Header, extension: "_Extension") -> int:
         """Returns the bytes that follow the header; -1 where a record gives no number."""
@@ -302,53 +338,18 @@ class _Extension:
     broken: bool = False
 
 
-class _Window:
-    """A stretch of the file in memory: large reads in a stream, small ones from header to header.
-
-    Args:
-        read: gives bytes of the file.
-        size: of the file.
-        stream_bytes: of one read; 0 to read little, and more where members lie close together.
-    """
-
-    def __init__(self, read: Read, size: int, stream_bytes: int):
-        self._read, self._size = read, size
-        self._stream = stream_bytes
-        self._chunk = stream_bytes or _LEAST_BYTES
-        self._start, self._data = 0, b""
-
-    def at(self, offset: int, length: int) -> bytes:
-        """Returns `length` bytes, fewer at the end of the file."""
-        first = offset - self._start
-        if first >= 0 and first + length <= len(self._data):
-            return self._data[first : first + length]
-        end = self._start + len(self._data)
-        if not self._stream:
-            near = 0 <= offset - end + BLOCK < 2 * self._chunk
-            self._chunk = min(4 * self._chunk, _MOST_BYTES) if near else _LEAST_BYTES
-        wanted = min(max(length, self._chunk), max(self._size - offset, 0))
-        self._start, self._data = offset, self._read(offset, wanted) if wanted else b""
-        if len(self._data) < wanted:
-            raise EOFError(f"the file ended at byte {offset + len(self._data):,}")
-        return self._data[:length]
-
-    def pieces(self, offset: int, length: int) -> Iterator[bytes]:
-        """Yields the bytes of a content in pieces, of what is in memory first."""
-        while length:
-            first = offset - self._start
-            held = len(self._data) - first
-            if not 0 <= first < len(self._data):
-                held = self._chunk
-            piece = self.at(offset, min(length, held))
-            yield piece
-            offset += len(piece)
-            length -= len(piece)
-
-
 def _may_be_cut(name: bytes) -> bool:
     """Says whether this may stand in for a name that does not fit into a header."""
     signs = b"?" in name or b"GNUSparseFile" in name or not name.isascii()
     return signs or len(name) >= _NAME_BYTES - 1
+
+
+def _stands_for(field: bytes, name: bytes) -> bool:
+    """Says whether a header's name is what writers put there for a name that does not fit."""
+    name = name.partition(b"\0")[0]
+    text = name.decode(errors="surrogateescape")
+    candidates = (name, text.encode("ascii", "replace"), text.encode("ascii", "ignore"))
+    return any(field in (c[:_NAME_BYTES], c[: _NAME_BYTES - 1]) for c in candidates)
 
 
 def _crc32c() -> Callable[[int, bytes], int]:

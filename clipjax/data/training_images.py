@@ -93,7 +93,7 @@ class FastImages:
         self, data: bytes, draws: np.ndarray, row: Mapping[str, np.ndarray], lap: Lap
     ) -> None:
         """Decodes a file into the row."""
-        image, box = decode_crop(data, draws, self._crop, self._side, self._max_pixels)
+        image, box = decode_crop(data, draws, self._crop, self._side, self._max_pixels, coarse=True)
         lap("decode")
         resize_fast(image, box, row["images"])
         lap("resize")
@@ -125,9 +125,14 @@ class DeviceImages:
         canvas, size = row["canvas"], jpeg_size(data, self._max_pixels)
         if size is not None and max(size) <= self._canvas and jpeg_orientation(data) == 1:
             box = self._crop(draws, *size)
-            image = decode_jpeg(data, 1, size)
-            lap("decode")
-            canvas[: size[1], : size[0]] = image
+            width, height = size
+            if width == self._canvas:  # its rows lie as those of the canvas do
+                decode_jpeg(data, 1, size, canvas[:height])
+                lap("decode")
+            else:
+                image = decode_jpeg(data, 1, size)
+                lap("decode")
+                canvas[:height, :width] = image
         else:
             image, box = decode_crop(data, draws, self._crop, self._side, self._max_pixels)
             lap("decode")
@@ -163,6 +168,8 @@ def decode_crop(
     crop: Callable[[np.ndarray, int, int], Box],
     side: int,
     max_pixels: int,
+    *,
+    coarse: bool = False,
 ) -> tuple[np.ndarray, Box]:
     """Returns pixels, in memory that the thread's next call overwrites, and the crop in them.
 
@@ -172,6 +179,7 @@ def decode_crop(
         crop: (draws, width, height) -> box.
         side: pixels that the crop must have at least after it was shrunk while decoding.
         max_pixels: images that claim more are refused.
+        coarse: see `decode_jpeg`.
 
     Raises:
         BadSampleError: if the image cannot be used.
@@ -186,7 +194,7 @@ def decode_crop(
         return image, crop(draws, image.shape[1], image.shape[0])
     box = crop(draws, *size)
     factor = shrink_factor(box, side)
-    return decode_jpeg(data, factor, size), snap(box, factor, *size)
+    return decode_jpeg(data, factor, size, coarse=coarse), snap(box, factor, *size)
 
 
 def shrink_factor(box: Box, side: int) -> int:

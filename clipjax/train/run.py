@@ -110,7 +110,9 @@ def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any
                     f"than the {len(source):,} pairs: a batch holds pairs several times, and their "
                     "copies count as wrong answers."
                 )
-            meter = Meter(config, _peak_flops(), lambda: batches.wait_seconds)
+            meter = Meter(
+                config, _peak_flops(), lambda: batches.wait_seconds, data.pairs.clock.seconds
+            )
             loop = Loop(
                 config,
                 step_fn,

@@ -74,7 +74,7 @@ def open_data(config: TrainConfig, source: Sources, saved_tokenizer: bytes | Non
     Args:
         config: of the run.
         source: its samples.
-        saved_tokenizer: of the checkpoint that is resumed; None trains a new one, in process 0.
+        saved_tokenizer: of the checkpoint that is resumed; None makes a new one, in process 0.
     """
     order = make_order(config.data, source)
     if saved_tokenizer is None and jax.process_index() == 0:
@@ -153,10 +153,12 @@ def checkpoint_files(
     config: TrainConfig, tokenizer: Tokenizer, record: Mapping[str, Any]
 ) -> dict[str, bytes]:
     """Returns the small files that make a checkpoint complete without its run."""
+    # For those who read; a run that resumes takes tokenizer.json itself.
+    record = {**record, "tokenizer": tokenizer.digest()}
     return {
         "config.json": json.dumps(to_json_dict(config), indent=1).encode(),
         "tokenizer.json": json.dumps(tokenizer.to_json()).encode(),
-        "run.json": json.dumps(dict(record), indent=1).encode(),
+        "run.json": json.dumps(record, indent=1).encode(),
     }
 
 

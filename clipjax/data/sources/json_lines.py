@@ -87,5 +87,5 @@ def _line_places(path: str) -> tuple[np.ndarray, np.ndarray]:
             offset += len(chunk)
     ends = np.concatenate([*newlines, np.array([offset], np.int64)])
     starts = np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1])
-    longer = ends - starts > 2  # "{}" is 2 bytes, and names no image
+    longer = ends - starts > 1  # a blank line may hold a carriage return
     return starts[longer], ends[longer]

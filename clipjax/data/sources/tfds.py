@@ -20,8 +20,10 @@ _FIX = "Prepare it again with file_format='array_record'."
 def parse_address(address: str) -> tuple[str, str]:
     """Returns name or folder, and split, of a `tfds:` address.
 
-    >>> parse_address("tfds:coco_captions/2014:1.1.0:val[:50%]"), parse_address("tfds:/data/x/1.0.0")
-    (('coco_captions/2014:1.1.0', 'val[:50%]'), ('/data/x/1.0.0', 'train'))
+    >>> parse_address("tfds:coco_captions/2014:1.1.0:val[:50%]")
+    ('coco_captions/2014:1.1.0', 'val[:50%]')
+    >>> parse_address("tfds:/data/x/1.0.0")
+    ('/data/x/1.0.0', 'train')
     """
     body = address.removeprefix(TFDS_PREFIX)
     match = re.fullmatch(r"(.+?)(?::([A-Za-z_][^/]*))?", body)
@@ -64,7 +66,7 @@ class TfdsSource:
         self._where = f"{TFDS_PREFIX}{name_or_dir}:{split}"
         self._needs = tuple(needs)
         self._builder = _open_builder(self._where, name_or_dir, data_dir)
-        self._features = dict(_flat(self._builder.info.features))
+        self._kinds = dict(_kinds(self._builder.info.features))
         self._image = self._choose_image(image_key)
         self._label = self._only("ClassLabel", prefer=("label",))
         self._caption = self._choose_caption(caption_key) if "txt" in self._needs else ""
@@ -73,8 +75,6 @@ class TfdsSource:
                 raise UserError(f"{self._where}: has no member .{need}; found {self._described()}.")
         self._lock = threading.Lock()
         self._records = self._open_records(split)
-        if not len(self._records):
-            raise UserError(f"{self._where}: the split is empty.")
 
     @classmethod
     def at(
@@ -124,6 +124,11 @@ class TfdsSource:
             with self._lock:
                 record = self._records.data_source[index]
             example = dict(_flat(self._decode(record)))
+        except ImportError as error:
+            raise UserError(
+                f"{self._where}: a feature cannot be read without another package ({error}); "
+                f"found {self._described()}. Prepare the data set without it."
+            ) from error
         except Exception as error:  # the kinds are not documented
             raise BadSampleError("damaged", f"{type(error).__name__}: {error}") from error
         out = {need: self._member(example, need) for need in self._needs}
@@ -158,30 +163,34 @@ class TfdsSource:
         if need == "json":
             fields = {name: _plain(value) for name, value in example.items() if name != self._image}
             known = {name: value for name, value in fields.items() if value is not None}
-            return json.dumps(known, ensure_ascii=False).encode(errors="replace")
+            return json.dumps(known, ensure_ascii=False, sort_keys=True).encode(errors="replace")
         value = _plain(example[self._caption])
         if isinstance(value, list):
             raise BadSampleError(
                 "no caption",
                 f"{self._caption} is a list; read it with caption='json.{self._caption}'",
             )
-        if _kind(self._features[self._caption]) == "ClassLabel" and isinstance(value, int):
-            value = self._features[self._caption].int2str(value) if value >= 0 else ""
-            value = value.replace("_", " ")
+        if self._kinds[self._caption] == "ClassLabel" and isinstance(value, int):
+            value = self._class_name(value).replace("_", " ")
         return str(value or "").encode(errors="replace")
+
+    def _class_name(self, number: int) -> str:
+        feature = self._builder.info.features
+        for name in self._caption.split("."):
+            feature = feature[name]
+        return feature.int2str(number) if number >= 0 else ""
 
     def _open_records(self, split: str) -> Any:
         import tensorflow_datasets as tfds
 
-        formats = [self._builder.info.file_format]
-        if "array_record" not in [getattr(one, "value", "") for one in formats]:
-            found = getattr(formats[0], "value", formats[0])
+        found = getattr(self._builder.info.file_format, "value", "unknown")
+        if found != "array_record":
             raise UserError(
                 f"{self._where}: its file format is {found}, which allows no random access. {_FIX}"
             )
         skip: dict[str, Any] = {}
-        for name, feature in self._features.items():
-            if _kind(feature) == "Image":
+        for name, kind in self._kinds.items():
+            if kind == "Image":
                 level = skip
                 *outer, last = name.split(".")
                 for part in outer:
@@ -189,8 +198,10 @@ class TfdsSource:
                 level[last] = tfds.decode.SkipDecoding()
         known = list(self._builder.info.splits)
         try:
+            if not self._builder.info.splits[split].num_examples:
+                raise ValueError("it is empty")
             return self._builder.as_data_source(split, decoders=skip)
-        except (ValueError, AssertionError, OSError) as error:
+        except (ValueError, KeyError, AssertionError, OSError) as error:
             name = re.split(r"[\[+]", split)[0]
             hint = did_you_mean(name, known) if name not in known else ""
             raise UserError(
@@ -212,7 +223,10 @@ class TfdsSource:
     def _choose_caption(self, given: str | None) -> str:
         if given:
             return self._named(given, ("Text", "ClassLabel"))
-        found = self._only("Text", prefer=_CAPTION_KEYS) or self._label
+        usual = [name for name in _CAPTION_KEYS if self._kinds.get(name) == "Text"]
+        found = usual[0] if usual else ""
+        if not usual and "list of Text" not in self._kinds.values():  # else those are the captions
+            found = self._only("Text", prefer=()) or self._label
         if not found:
             raise UserError(
                 f"{self._where}: no caption: expected a text feature ({', '.join(_CAPTION_KEYS)}) "
@@ -222,7 +236,7 @@ class TfdsSource:
         return found
 
     def _only(self, kind: str, *, prefer: Sequence[str]) -> str:
-        found = [name for name, feature in self._features.items() if _kind(feature) == kind]
+        found = [name for name, known in self._kinds.items() if known == kind]
         usual = [name for name in prefer if name in found]
         if usual:
             return usual[0]
@@ -230,15 +244,15 @@ class TfdsSource:
 
     def _named(self, given: str, kinds: Sequence[str]) -> str:
         name = given.replace("/", ".")
-        if name not in self._features or _kind(self._features[name]) not in kinds:
+        if self._kinds.get(name) not in kinds:
             raise UserError(
                 f"{self._where}: no {' or '.join(kinds)} feature {given!r}; found "
-                f"{self._described()}.{did_you_mean(name, self._features)}"
+                f"{self._described()}.{did_you_mean(name, self._kinds)}"
             )
         return name
 
     def _described(self) -> str:
-        return ", ".join(f"{name} ({_kind(one)})" for name, one in self._features.items())
+        return ", ".join(f"{name} ({kind})" for name, kind in sorted(self._kinds.items()))
 
 
 def _open_builder(where: str, name_or_dir: str, data_dir: str | None) -> Any:
@@ -264,9 +278,9 @@ def _open_builder(where: str, name_or_dir: str, data_dir: str | None) -> Any:
             "file_format='array_record', or give its folder: tfds:/DIR/NAME/VERSION:SPLIT."
         ) from error
     except Exception as error:  # a folder of another kind fails in many ways
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
         raise UserError(
-            f"{where}: cannot be opened ({type(error).__name__}: {' '.join(str(error).split())[:150]}"
-            "). Expected a data set that TFDS has prepared."
+            f"{where}: cannot be opened ({reason}). Expected a data set that TFDS has prepared."
         ) from error
 
 
@@ -286,20 +300,23 @@ def _version_folder(where: str, folder: str) -> str:
     return os.path.join(folder, inner[0])
 
 
-def _kind(feature: Any) -> str:
-    """Returns the name of a feature's class; "list of KIND" for a sequence."""
-    if type(feature).__name__ == "Sequence":
-        return f"list of {_kind(feature.feature)}"
-    return type(feature).__name__
+def _kinds(features: Any, prefix: str = "", of: str = "") -> Iterator[tuple[str, str]]:
+    """Yields the name of each feature and of its class, "list of KIND" in a sequence."""
+    for name, feature in features.items():
+        in_list = of
+        if type(feature).__name__ == "Sequence":
+            feature, in_list = feature.feature, "list of "
+        if hasattr(feature, "items"):
+            yield from _kinds(feature, f"{prefix}{name}.", in_list)
+        else:
+            yield prefix + name, in_list + type(feature).__name__
 
 
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in fields.items():
-        inner = value
-        if type(value).__name__ == "Sequence" and hasattr(value.feature, "items"):
-            inner = value.feature
-        if hasattr(inner, "items"):
-            yield from _flat(inner, f"{prefix}{name}.")
+def _flat(example: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the values of an example with the names that `_kinds` gives them."""
+    for name, value in example.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
 

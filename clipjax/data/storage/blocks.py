@@ -19,6 +19,7 @@ _MAGIC = b"cjblock1"
 _SUFFIX = ".block"
 _CHUNK_BYTES = 1 << 20
 _MAX_HANDLES = 128
+_MAX_VERIFIED = 1 << 16
 _MEMORY_BYTES = 64 << 20  # of blocks that no disk takes
 _TOUCH_SECONDS = 60.0
 _DISK_PAUSE_SECONDS = 30.0
@@ -110,9 +111,9 @@ class BlockCache:
     """Takes and gives blocks; those used longest ago go first when there are too many bytes.
 
     A block gets its name by a rename and carries its identity and a CRC32C, which are checked when
-    a process opens it: nothing half written or damaged is ever taken. Each process may exceed the
-    limit by a thirty-second of it, as it looks at the disk only so often. Where the disk takes
-    nothing, the newest blocks are kept in memory, and one line says so.
+    a process first opens it: nothing half written or damaged is ever taken. Each process may
+    exceed the limit by a thirty-second of it, as it looks at the disk only so often. Where the
+    disk takes nothing, the newest blocks are kept in memory, and one line says so.
 
     Args:
         directory: shared by the processes of a machine; None to keep blocks in memory only.
@@ -123,8 +124,10 @@ class BlockCache:
         self._directory = directory
         self._max_bytes = max_bytes
         self._opened: OrderedDict[BlockKey, FileBlock] = OrderedDict()
+        self._verified: OrderedDict[BlockKey, int] = OrderedDict()  # inode of the file
         self._memory: OrderedDict[BlockKey, bytes] = OrderedDict()
         self._lock = threading.Lock()
+        self._cleaning = threading.Lock()
         self._written = max_bytes  # so that the first block looks at what others have left
         self._pause_until = 0.0
         self._warned = False
@@ -148,7 +151,10 @@ class BlockCache:
         path = self._directory / key.name()
         try:
             handle = Handle(str(path))
-            verified = _verified(handle, key)
+            inode = handle.inode()
+            with self._lock:
+                known = self._verified.get(key) == inode
+            verified = _has_header(handle, key) and (known or _has_checksum(handle, key))
         except OSError:
             return None
         if not verified:
@@ -158,7 +164,10 @@ class BlockCache:
         block = FileBlock(path, handle)
         block.touch()
         with self._lock:
+            self._verified[key] = inode
             self._opened[key] = block
+            if len(self._verified) > _MAX_VERIFIED:
+                self._verified.popitem(last=False)
             if len(self._opened) > _MAX_HANDLES:
                 self._opened.popitem(last=False)
         return block
@@ -187,6 +196,7 @@ class BlockCache:
         """Removes one block."""
         with self._lock:
             self._opened.pop(key, None)
+            self._verified.pop(key, None)
             self._memory.pop(key, None)
         if self._directory is not None:
             with contextlib.suppress(OSError):
@@ -195,7 +205,7 @@ class BlockCache:
     def drop_file(self, url: str) -> None:
         """Removes all blocks of a file, of any version."""
         with self._lock:
-            for kept in (self._opened, self._memory):
+            for kept in (self._opened, self._verified, self._memory):
                 for key in [key for key in kept if key.url == url]:
                     del kept[key]
         if self._directory is not None:
@@ -235,14 +245,20 @@ class BlockCache:
             if due:
                 self._written = 0
         if due and self._directory is not None:
-            remove_oldest(self._directory, self._max_bytes)
+            with self._cleaning:
+                looked = remove_oldest(self._directory, self._max_bytes)
+            if not looked:
+                self._written = self._max_bytes  # so that the next block tries again
 
 
-def remove_oldest(directory: Path, max_bytes: int) -> None:
+def remove_oldest(directory: Path, max_bytes: int) -> bool:
     """Deletes the block files used longest ago until at most nine tenths of `max_bytes` are left.
 
-    Does nothing where there are fewer than `max_bytes`, or while another process does it. Files
-    that a killed process left half written go after an hour.
+    Deletes nothing where there are fewer than `max_bytes`. Files that a killed process left half
+    written go after an hour.
+
+    Returns:
+        Whether it looked; it does not while another process does.
     """
     with contextlib.suppress(OSError), open(directory / ".lock", "ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -257,14 +273,15 @@ def remove_oldest(directory: Path, max_bytes: int) -> None:
                     elif entry.name.endswith(".tmp") and stat.st_mtime < abandoned:
                         os.unlink(entry.path)
         total = sum(size for _, size, _ in found)
-        if total <= max_bytes:
-            return
+        wanted = total if total <= max_bytes else max_bytes * _KEPT_SHARE
         for _, size, path in sorted(found):
-            if total <= max_bytes * _KEPT_SHARE:
+            if total <= wanted:
                 break
             with contextlib.suppress(OSError):
                 os.unlink(path)
             total -= size
+        return True
+    return False
 
 
 def _header(key: BlockKey, content: bytes) -> bytes:
@@ -273,15 +290,21 @@ def _header(key: BlockKey, content: bytes) -> bytes:
     return _HEADER.pack(_MAGIC, key.identity(), google_crc32c.value(content), len(content))
 
 
-def _verified(handle: Handle, key: BlockKey) -> bool:
-    import google_crc32c
-
+def _has_header(handle: Handle, key: BlockKey) -> bool:
     length = key.end - key.start
     header = handle.read(0, _HEADER.size)
     if len(header) != _HEADER.size or handle.stat().size != _HEADER.size + length:
         return False
+    magic, identity, _, told = _HEADER.unpack(header)
+    return (magic, identity, told) == (_MAGIC, key.identity(), length)
+
+
+def _has_checksum(handle: Handle, key: BlockKey) -> bool:
+    import google_crc32c
+
+    length = key.end - key.start
     crc = 0
     for start in range(0, length, _CHUNK_BYTES):
         chunk = handle.read(_HEADER.size + start, min(_CHUNK_BYTES, length - start))
         crc = google_crc32c.extend(crc, chunk)
-    return _HEADER.unpack(header) == (_MAGIC, key.identity(), crc, length)
+    return crc == _HEADER.unpack(handle.read(0, _HEADER.size))[2]

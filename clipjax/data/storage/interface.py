@@ -2,7 +2,6 @@
 
 import re
 from typing import NamedTuple, Protocol, runtime_checkable
-from urllib.parse import urlsplit
 
 from clipjax.config.errors import UserError
 
@@ -114,8 +113,8 @@ def shown(url: str) -> str:
         return url
     start = _SCHEME.match(url)
     assert start is not None
-    host, slash, rest = url[start.end() :].partition("/")
-    path, query, _ = rest.partition("?")
+    place, query, _ = url[start.end() :].partition("?")
+    host, slash, path = place.partition("/")
     return f"{start[0]}{host.rpartition('@')[2]}{slash}{path}{'?...' if query else ''}"
 
 
@@ -131,4 +130,4 @@ def bucket_and_key(url: str) -> tuple[str, str]:
 
 def scheme_of(url: str) -> str:
     """Returns the scheme of a remote URL in small letters."""
-    return urlsplit(url).scheme.lower()
+    return url.partition("://")[0].lower()

@@ -29,6 +29,11 @@ class Handle:
         assert self._fd is not None
         return _file_stat(os.fstat(self._fd))
 
+    def inode(self) -> int:
+        """Returns the number of the open file, another one for another file of the same name."""
+        assert self._fd is not None
+        return os.fstat(self._fd).st_ino
+
     def read(self, offset: int, length: int) -> bytes:
         """Returns `length` bytes, or fewer where the file ends before."""
         assert self._fd is not None

@@ -118,24 +118,23 @@ class ObstoreClient:
 
     def _place(self, url: str) -> tuple[Any, str]:
         """Returns the store of a URL and the path in it."""
-        if scheme_of(url) in ("s3", "gs"):
-            bucket, path = bucket_and_key(url)
-            key = (scheme_of(url), bucket)
-        else:
-            parts = urlsplit(url)
-            path = unquote(parts.path.lstrip("/"))
-            key = (scheme_of(url), parts.netloc, parts.query)
-        with self._lock:
-            if key not in self._stores:
-                try:
+        try:
+            if scheme_of(url) in ("s3", "gs"):
+                bucket, path = bucket_and_key(url)
+                key = (scheme_of(url), bucket)
+            else:
+                parts = urlsplit(url)
+                path = unquote(parts.path.lstrip("/"))
+                key = (scheme_of(url), parts.netloc, parts.query)
+            with self._lock:
+                if key not in self._stores:
                     self._stores[key] = self._make_store(*key)
-                except Exception as error:
-                    raise StorageError(
-                        f"{shown(url)}: cannot be used as a place of files "
-                        f"({type(error).__name__}). Check the URL, data.remote.endpoint and "
-                        "data.remote.region."
-                    ) from None
-            return self._stores[key], path
+                return self._stores[key], path
+        except Exception as error:
+            raise StorageError(
+                f"{shown(url)}: cannot be used as a place of files ({type(error).__name__}). Check "
+                "the URL, data.remote.endpoint, data.remote.region and the file of credentials."
+            ) from None
 
     def _make_store(self, scheme: str, place: str, query: str = "") -> Any:
         from obstore.store import GCSStore, HTTPStore, S3Store
@@ -148,7 +147,9 @@ class ObstoreClient:
         }
         options: Any = {"client_options": client, "retry_config": {"max_retries": 0}}
         if scheme == "gs":
-            return GCSStore(place, skip_signature=self._config.anonymous, **options)
+            if self._config.anonymous:
+                options["skip_signature"] = True
+            return GCSStore(place, **options)
         if scheme == "s3":
             if self._config.endpoint:
                 options["endpoint"] = self._config.endpoint

@@ -6,8 +6,11 @@ import hashlib
 import re
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
@@ -54,12 +57,14 @@ class _Handler(BaseHTTPRequestHandler):
         request = Request(
             self.command, self.path, start, end if found else None, dict(self.headers)
         )
-        with self.server.faults.counted(request) as number, contextlib.suppress(OSError):
+        number = self.server.faults.count(request)
+        with contextlib.suppress(OSError):
             self._answer(self.server.faults.fault(number, request), path, content, request, body)
 
     def _answer(self, fault, path, content, request, body):
         if fault == "slow":
-            time.sleep(0.1)
+            with self.server.faults.held_up():
+                time.sleep(0.1)
         if fault == "reset":
             linger = struct.pack("ii", 1, 0)
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -159,15 +164,20 @@ class FaultServer:
         self._server.server_close()
         self._thread.join()
 
-    @contextlib.contextmanager
-    def counted(self, request):
+    def count(self, request):
+        """Returns the number of a request."""
         with self._lock:
-            number = len(self.requests)
             self.requests.append(request)
+            return len(self.requests) - 1
+
+    @contextlib.contextmanager
+    def held_up(self):
+        """Counts who is here at once, and lets everybody go before the answer does."""
+        with self._lock:
             self._now += 1
             self.most_at_once = max(self.most_at_once, self._now)
         try:
-            yield number
+            yield
         finally:
             with self._lock:
                 self._now -= 1
@@ -202,3 +212,51 @@ def remote_config(tmp_path):
         return RemoteConfig(**{**defaults, **fields})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """The URL of moto's S3 server in a process of its own."""
+    pytest.importorskip("moto.server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1"]
+    process = subprocess.Popen(
+        [*command, "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(300):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            assert process.poll() is None, "moto's server ended"
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch, content):
+    """(endpoint, put): the bucket `shards` with keys in the environment; put(key, bytes)."""
+    import obstore
+    from obstore.store import S3Store
+
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CA_BUNDLE", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush")
+    urllib.request.urlopen(
+        urllib.request.Request(f"{s3_server}/moto-api/reset", method="POST")
+    ).close()
+    urllib.request.urlopen(urllib.request.Request(f"{s3_server}/shards", method="PUT")).close()
+    store = S3Store(
+        "shards", endpoint=s3_server, region="us-east-1", client_options={"allow_http": True}
+    )
+
+    def put(key, data):
+        obstore.put(store, key, data)
+        return f"s3://shards/{key}"
+
+    return s3_server, put
