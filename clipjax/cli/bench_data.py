@@ -55,9 +55,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tokenizer",
-        default="byte",
-        metavar="KIND",
-        help="our tokenizer.kind (default: %(default)s)",
+        choices=["clip", "byte"],
+        default="clip",
+        help="our tokenizer.kind (default: %(default)s, as the rival's)",
     )
     for flag, default, meaning in (
         ("--workers", 1, "our threads, and the rival's worker processes"),
@@ -128,9 +128,9 @@ def _comparison(options: dict[str, Any], rival: str, rounds: int) -> dict[str, A
             w.name: _median(rows, f"{w.name}_images_per_second") for w in loaders
         },
         "stage_shares": stage_shares,
-        "psnr_median": compared.get("psnr_median"),
-        "psnr_p5": compared.get("psnr_p5"),
-        "psnr_images": compared.get("psnr_images", 0),
+        "psnr_median": compared["psnr_median"],
+        "psnr_p5": compared["psnr_p5"],
+        "psnr_images": compared["psnr_images"],
         "bad_samples": reports[0]["bad_samples"],
         **_circumstances(options, rounds, [r["version"] for r in reports], load_before),
     }
@@ -239,12 +239,11 @@ def _print(figures: Mapping[str, Any], rival: str) -> None:
         )
     stages = ", ".join(f"{n} {100 * share:.0f} %" for n, share in figures["stage_shares"].items())
     print(f"stages of {OURS} (wall clock of its threads): {stages}")
-    if figures["psnr_median"] is not None:
-        print(
-            f"mode {figures['mode']} against Pillow's bicubic filter: median PSNR "
-            f"{figures['psnr_median']:.1f} dB, 5th percentile {figures['psnr_p5']:.1f} dB, "
-            f"{figures['psnr_images']} images"
-        )
+    print(
+        f"mode {figures['mode']} against Pillow's bicubic filter: median PSNR "
+        f"{figures['psnr_median']:.1f} dB, 5th percentile {figures['psnr_p5']:.1f} dB, "
+        f"{figures['psnr_images']} images"
+    )
     _print_load(figures)
 
 

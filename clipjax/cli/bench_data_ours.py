@@ -1,14 +1,15 @@
 """The worker of `clipjax data bench` that runs our loader, as the trainer does."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
 from importlib.metadata import version
 from typing import Any
 
 import cv2
+import jax
 import numpy as np
 
-from clipjax.cli.bench_fidelity import fidelity
+from clipjax.cli.bench_fidelity import PixelsOf, fidelity
 from clipjax.cli.bench_turns import Orders, serve
 from clipjax.config import DataConfig, TokenizerConfig, TrainConfig
 from clipjax.config.presets import preset
@@ -16,6 +17,7 @@ from clipjax.data.opening import open_address
 from clipjax.data.pipeline import Batches
 from clipjax.data.tokenizers.byte import VOCAB_SIZE
 from clipjax.data.training_images import MODES
+from clipjax.train.device_crop import crop_and_resize
 from clipjax.train.setup import TrainingData, open_data, open_source
 
 _COMPARED = 200
@@ -24,7 +26,9 @@ _COMPARED = 200
 def config_of(options: dict[str, Any]) -> TrainConfig:
     """Returns the config that the options of a worker describe."""
     model = preset("ViT-B-32")
-    image = dataclasses.replace(model.image, image_size=options["image_size"])
+    side = options["image_size"]
+    # No model is made: one patch, so that any size will do.
+    image = dataclasses.replace(model.image, image_size=side, patch_size=side)
     text = model.text
     if options["tokenizer"] == "byte":
         text = dataclasses.replace(text, vocab_size=VOCAB_SIZE)
@@ -50,14 +54,18 @@ def make_batches(config: TrainConfig) -> tuple[Batches, TrainingData]:
     return batches, data
 
 
-def pixels_of(config: TrainConfig) -> Callable[[bytes, np.ndarray], np.ndarray]:
+def pixels_of(config: TrainConfig) -> PixelsOf:
     """Returns the function from (file, 40 draws of the crop) to what the model sees."""
-    images = MODES[config.data.image_mode](config.data, config.model.image.image_size)
+    side = config.model.image.image_size
+    images = MODES[config.data.image_mode](config.data, side)
+    on_device = jax.jit(functools.partial(crop_and_resize, side=side))
 
     def pixels(data: bytes, draws: np.ndarray) -> np.ndarray:
         row = {name: np.zeros(shape, kind) for name, (shape, kind) in images.row_spec.items()}
         images(data, draws, row, _ignore)
-        return images.picture(row)
+        if "canvas" not in row:
+            return row["images"]
+        return np.asarray(on_device(row["canvas"][None], row["boxes"][None])[0])
 
     return pixels
 
@@ -76,8 +84,6 @@ def prepare(options: dict[str, Any]) -> Orders:
         return {"images": rows, "stages": data.pairs.clock.seconds()}
 
     def compare() -> dict[str, Any]:
-        if config.data.image_mode == "device":
-            return {}  # what the host could compare is not what the device computes
         source = open_address(config.data.shards, config.data)
         places = np.linspace(0, len(source) - 1, min(len(source), _COMPARED)).astype(int)
         files = [bytes(source[place]["image"]) for place in places.tolist()]
