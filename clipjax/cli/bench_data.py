@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"--scaling: measures ours alone; leave out --vs {args.vs}.")
     if not Path("/proc/self/stat").exists():
         raise UserError("clipjax data bench: reads CPU times from /proc, for which it needs Linux.")
+    _check_rival(args.vs)
     options = {
         "where": args.shards,
         **_place(args.shards),
@@ -98,6 +99,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "workers": args.workers,
         "mode": args.mode,
         "tokenizer": args.tokenizer,
+        "vocabulary": _vocabulary(args.vs) if args.tokenizer == "clip" else "",
     }
     if args.scaling:
         return _scaling(options, args.rounds)
@@ -105,7 +107,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _comparison(options: dict[str, Any], rival: str, rounds: int) -> dict[str, Any]:
-    _check_rival(rival)
     load_before = os.getloadavg()[0]
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(_ours(OURS, options))
@@ -189,6 +190,14 @@ def _check_rival(rival: str) -> None:
                 f"clipjax data bench --vs {rival}: the package {package} is not installed. "
                 "It needs pip install 'clipjax[parity]'."
             )
+
+
+def _vocabulary(rival: str) -> str:
+    """Returns the file of CLIP's vocabulary that the rival reads too; "" where there is none."""
+    spec = importlib.util.find_spec(rival) if rival != "none" else None
+    folders = (spec and spec.submodule_search_locations) or []
+    paths = [Path(folder) / "bpe_simple_vocab_16e6.txt.gz" for folder in folders]
+    return next((str(path) for path in paths if path.is_file()), "")
 
 
 def _ours(name: str, options: dict[str, Any]) -> Worker:

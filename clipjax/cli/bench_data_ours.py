@@ -41,7 +41,7 @@ def config_of(options: dict[str, Any]) -> TrainConfig:
             threads=options["workers"],
             image_mode=options["mode"],
         ),
-        tokenizer=TokenizerConfig(kind=options["tokenizer"]),
+        tokenizer=TokenizerConfig(kind=options["tokenizer"], path=options["vocabulary"]),
     )
 
 

@@ -140,7 +140,7 @@ def test_ours_alone(shards, mode):
     assert figures["images_per_second"]["clipjax"] > 0
     assert figures["psnr_images"] == 40
     assert figures["psnr_p5"] <= figures["psnr_median"]
-    assert figures["psnr_median"] > (30 if mode == "fast" else 45)
+    assert figures["psnr_median"] > (25 if mode == "fast" else 45)
     assert sum(figures["stage_shares"].values()) == pytest.approx(1)
     assert figures["bad_samples"] == 0
     assert (figures["mode"], figures["batch_size"], figures["cpus"] > 0) == (mode, 16, True)
