@@ -55,10 +55,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--needs",
-        default="txt",
         metavar="MEMBERS",
         help="members beside the image that a sample must have, with a comma between "
-        "(default: %(default)s)",
+        "(default: those that --caption names)",
     )
     parser.add_argument(
         "--checksums",
@@ -161,7 +160,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: if a file cannot be used.
     """
-    needs = tuple(dict.fromkeys(name for name in args.needs.split(",") if name))
     if not 1 <= args.threads <= 1024:
         raise UsageError(f"--threads {args.threads}: wanted 1 to 1,024.")
     given = [name for name in _FILTERS if getattr(args, name) not in (None, False)]
@@ -171,6 +169,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "folder with --out."
         )
     from clipjax.config.data import RemoteConfig
+    from clipjax.data.captions import caption_members
     from clipjax.data.make_manifest import check_out, index_shards, write_manifest
     from clipjax.data.storage import list_urls, open_storage
 
@@ -181,6 +180,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"--endpoint: {error}") from error
     curation = make_curation(args)
+    needs = caption_members(args.caption)
+    if args.needs is not None:
+        needs = tuple(dict.fromkeys(name for name in args.needs.split(",") if name))
     urls = _absolute(list_urls(args.root, " ".join(args.shards), remote))
     storage = open_storage(urls, remote)
     how = {"storage": storage, "checksums": args.checksums, "threads": args.threads}
@@ -269,9 +271,9 @@ def _filters(args: argparse.Namespace) -> list[Any]:
                 )
             found.append(kind(low or 0, high))
     if args.min_side is not None:
-        found.append(filters.MinSide(_above("--min-side", args.min_side, 0)))
+        found.append(filters.MinSide(_above("--min-side", args.min_side, 0.0)))
     if args.max_aspect is not None:
-        found.append(filters.MaxAspect(_above("--max-aspect", args.max_aspect, 1)))
+        found.append(filters.MaxAspect(_above("--max-aspect", args.max_aspect, 1.0)))
     for flag, kind in (("at_least", filters.AtLeast), ("at_most", filters.AtMost)):
         found += [kind(*_column_and_number(flag, text)) for text in getattr(args, flag) or ()]
     for text in args.equals or ():

@@ -32,7 +32,7 @@ from clipjax.data.curation import (
 from clipjax.data.duplicates import first_of_each
 from clipjax.data.manifest import FILE, INDEXES, Manifest, make_manifest
 from clipjax.data.ordered_map import ordered_map
-from clipjax.data.storage import Storage, is_remote
+from clipjax.data.storage import Storage, is_remote, shown
 from clipjax.data.tar_index import open_index, opened
 
 _SHOWN_DAMAGED = 20
@@ -126,7 +126,7 @@ class Pool:
         return {
             "shards": len(self._indexes),
             "all_samples": sum(total for total, _ in self._indexes),
-            "samples": self._num_used(),
+            "samples": sum(self._counts()),
             "dropped": dict(sorted(self.dropped.items())),
             "bytes": self._bytes,
             "damage": {
@@ -138,26 +138,27 @@ class Pool:
             **self.about,
         }
 
-    def save(self, out: str | os.PathLike[str], made_by: dict[str, Any]) -> Manifest:
+    def save(
+        self, out: str | os.PathLike[str], figures: dict[str, Any], made_by: dict[str, Any]
+    ) -> Manifest:
         """Writes the manifest of what is left and returns it.
 
         Args:
             out: folder.
+            figures: of `figures`.
             made_by: what it says of how it was made; JSON-able.
         """
-        rows = [int(np.count_nonzero(used)) for used in self._each_used()]
-        manifest = make_manifest(
-            self.urls, self._indexes, rows, self._needs, self.figures()["dropped"]
-        )
-        figures = {name: value for name, value in self.figures().items() if name != "dropped"}
-        return manifest.save(out, self._each_used(), {**figures, "made_by": made_by})
+        counts = list(self._counts())
+        manifest = make_manifest(self.urls, self._indexes, counts, self._needs, figures["dropped"])
+        about = {name: value for name, value in figures.items() if name != "dropped"}
+        return manifest.save(out, self._each_used(), {**about, "made_by": made_by})
 
     def _add(self, url: str, part: Contribution) -> None:
         seen, places = self._scored, part.score_places
         if len(np.unique(places)) < len(places) or seen[places].any():
             raise UserError(
-                f"{url}: holds keys that have a score and occur in another shard too, so whose "
-                "score it is cannot be told. Give every sample of the pool a key of its own."
+                f"{shown(url)}: holds keys that have a score and occur in another shard too, so "
+                "whose score it is cannot be told. Give every sample of the pool a key of its own."
             )
         seen[places] = True
         self._indexes.append((len(part.used), part.digest))
@@ -167,7 +168,7 @@ class Pool:
         self._damage.update(part.damage.harmful())
         self._lost_bytes += part.damage.lost_bytes
         if part.damage:
-            self._damaged[url] = part.damage.summary()
+            self._damaged[shown(url)] = part.damage.summary()
         for name, array in part.arrays.items():
             np.save(self._file(name), array, allow_pickle=False)
 
@@ -188,8 +189,8 @@ class Pool:
         for packed, (total, _) in zip(self._used, self._indexes, strict=True):
             yield np.unpackbits(packed, count=total).astype(bool)
 
-    def _num_used(self) -> int:
-        return sum(int(np.count_nonzero(used)) for used in self._each_used())
+    def _counts(self) -> Iterator[int]:
+        return (int(np.count_nonzero(used)) for used in self._each_used())
 
     def _drop(self, reason: str, shard: int, bad: np.ndarray) -> None:
         used = np.unpackbits(self._used[shard], count=self._indexes[shard][0]).astype(bool)
@@ -211,7 +212,7 @@ class Pool:
     def _first_of_duplicates(self, of: str) -> None:
         for shard, missing in enumerate(self._arrays(NO_HASH)):
             self._drop(f"no {of}", shard, missing)
-        hashes, end = np.empty(self._num_used(), np.uint64), 0
+        hashes, end = np.empty(sum(self._counts()), np.uint64), 0
         for used, found in zip(self._each_used(), self._arrays(HASH), strict=True):
             left = found[used]
             hashes[end : end + len(left)] = left
@@ -311,10 +312,10 @@ def write_manifest(
             hint = _columns_there_are(urls[0], curation, storage, index_dir)
             dropped = ", ".join(f"{count:,} {why}" for why, count in pool.dropped.most_common())
             raise UserError(
-                f"{urls[0]}: no sample is left of {figures['all_samples']:,} in {len(urls):,} "
-                f"shards (dropped {dropped}).{hint}"
+                f"{shown(urls[0])}: no sample is left of {figures['all_samples']:,} in "
+                f"{len(urls):,} shards (dropped {dropped}).{hint}"
             )
-        manifest = pool.save(out, made_by)
+        manifest = pool.save(out, figures, made_by)
     return {**figures, "out": os.fspath(out), "digest": manifest.digest}
 
 

@@ -78,9 +78,9 @@ REFERENCES = [
     (MinSide(200.0), lambda t, f, k: sides(f)[0] >= 200 if sides(f) else "no width"),
     (
         MaxAspect(3.0),
-        lambda t, f, k: sides(f)[0] > 0 and sides(f)[1] / sides(f)[0] <= 3
-        if sides(f)
-        else "no width",
+        lambda t, f, k: (
+            sides(f)[0] > 0 and sides(f)[1] / sides(f)[0] <= 3 if sides(f) else "no width"
+        ),
     ),
     (
         AtLeast("s", 0.3),
