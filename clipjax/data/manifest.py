@@ -4,14 +4,16 @@ A manifest of a million shards takes some tens of bytes each in memory; what is 
 read from its index when the shard is.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -76,39 +78,49 @@ class Manifest:
                 )
             with open(folder / _ARRAYS, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 found = {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            made = cls(
+                **found,
+                digest=about["digest"],
+                needs=tuple(about["needs"]),
+                folder=folder,
+                dropped=about["dropped"],
+            )
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             raise UserError(
                 f"{folder}: no manifest of shards can be read there ({error}). Make it with "
                 "`clipjax data index`."
             ) from error
-        return cls(
-            **found,
-            digest=about["digest"],
-            needs=tuple(about["needs"]),
-            folder=folder,
-            dropped=about["dropped"],
-        )
+        made._check_sizes()
+        return made
 
     def save(
-        self, folder: str | os.PathLike[str], rows: Iterable[np.ndarray], about: Mapping[str, Any]
+        self,
+        folder: str | os.PathLike[str],
+        rows: Iterable[np.ndarray] | None,
+        about: Mapping[str, Any],
     ) -> "Manifest":
         """Writes the manifest into a folder and returns it; until all is written there is none.
 
+        Of shards whose samples are all used nothing but that is written, so a pool that is used
+        whole has no file of rows.
+
         Args:
             folder: made if it is missing.
-            rows: bool [samples] of each shard, which are used.
+            rows: bool [samples] of each shard, which are used; None where all of every shard are.
             about: what else `manifest.json` says; JSON-able.
         """
+        if rows is None and not np.array_equal(self.counts, self.totals):
+            raise ValueError("rows=None, but not every sample of every shard is used")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FILE).unlink(missing_ok=True)
         hasher = hashlib.sha256()
-        with open(folder / _ROWS, "wb") as file:
-            for used in rows:
-                packed = np.packbits(used).tobytes()
+        # Under other names first: a run that is under way reads the old files by memory map.
+        with _replacing(folder / _ROWS) as file:
+            for packed in self._packed_rows(rows) if rows is not None else ():
                 hasher.update(packed)
                 file.write(packed)
-        with open(folder / _ARRAYS, "wb") as file:
+        with _replacing(folder / _ARRAYS) as file:
             np.savez(
                 file,
                 names=self.names,
@@ -117,6 +129,8 @@ class Manifest:
                 totals=self.totals,
                 digests=self.digests,
             )
+        if not (folder / _ROWS).stat().st_size:
+            (folder / _ROWS).unlink()
         for array in (self.counts, self.totals, self.digests):
             hasher.update(np.ascontiguousarray(array).tobytes())
         digest = hasher.hexdigest()
@@ -129,9 +143,8 @@ class Manifest:
             "digest": digest,
             **about,
         }
-        temporary = folder / f".{FILE}.tmp"
-        temporary.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, folder / FILE)
+        with _replacing(folder / FILE) as file:
+            file.write((json.dumps(described, indent=1) + "\n").encode())
         return dataclasses.replace(self, digest=digest, folder=folder)
 
     def url(self, shard: int) -> str:
@@ -148,7 +161,14 @@ class Manifest:
             return np.arange(total)
         start = int(self._row_ends[shard]) - (total + 7) // 8
         packed = self._packed[start : int(self._row_ends[shard])]
-        return np.flatnonzero(np.unpackbits(packed, count=total))
+        rows = np.flatnonzero(np.unpackbits(packed, count=total))
+        if len(rows) != self.counts[shard]:
+            raise UserError(
+                f"{self.folder}: {_ROWS} is damaged ({len(rows):,} samples of shard {shard:,} are "
+                f"used, wanted {self.counts[shard]:,}). Make the manifest again with "
+                "`clipjax data index`."
+            )
+        return rows
 
     def agrees(self, shard: int, index: ShardIndex) -> bool:
         """Returns whether an index is that of the shard which was listed."""
@@ -171,7 +191,29 @@ class Manifest:
 
     @functools.cached_property
     def _row_ends(self) -> np.ndarray:
-        return np.cumsum((self.totals + 7) // 8)
+        return np.cumsum(np.where(self.counts == self.totals, 0, (self.totals + 7) // 8))
+
+    def _packed_rows(self, rows: Iterable[np.ndarray]) -> Iterator[bytes]:
+        """Yields the bits of the shards that are used in part."""
+        shards = zip(rows, self.counts.tolist(), self.totals.tolist(), strict=True)
+        for shard, (used, count, total) in enumerate(shards):
+            if (np.count_nonzero(used), len(used)) != (count, total):
+                raise ValueError(f"shard {shard}: its rows are not those that were counted")
+            if count < total:
+                yield np.packbits(used).tobytes()
+
+    def _check_sizes(self) -> None:
+        """Raises UserError unless the arrays and the file of rows fit each other."""
+        assert self.folder is not None
+        rows, wanted = self.folder / _ROWS, int(self._row_ends[-1]) if len(self) else 0
+        lengths = {len(self.counts), len(self.totals), len(self.digests) or len(self), len(self)}
+        found = rows.stat().st_size if rows.exists() else 0
+        if len(lengths) > 1 or found != wanted or (self.counts > self.totals).any():
+            raise UserError(
+                f"{self.folder}: the files of this manifest do not belong together ({_ROWS} has "
+                f"{found:,} bytes, wanted {wanted:,}). Copy the whole folder, or make it again "
+                "with `clipjax data index`."
+            )
 
     @functools.cached_property
     def _packed(self) -> np.ndarray:
@@ -213,6 +255,14 @@ def make_manifest(
         needs=tuple(needs),
         dropped=dict(dropped),
     )
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        yield file
+    os.replace(temporary, path)
 
 
 def short_digest(index: ShardIndex) -> bytes:
