@@ -25,7 +25,7 @@ from clipjax.data.sources.tar_shards import ShardChangedError, TarShards
 from clipjax.data.storage import open_storage
 from clipjax.data.tar_index import open_index
 
-WORDS = "dog cat red house tree zebra".split()
+WORDS = ["dog", "cat", "red", "house", "tree", "zebra"]
 
 
 def make_samples(shards=5, per_shard=40):

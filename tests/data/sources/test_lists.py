@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clipjax.config.errors import UserError
+from clipjax.data.captions import choose_caption
 from clipjax.data.decode import BadSampleError
-from clipjax.data.pairs import choose_caption
 from clipjax.data.sources.lists import LIST_SUFFIXES, ListedFiles
 from clipjax.data.sources.source import Source
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from clipjax.config.errors import UserError
+from clipjax.data.captions import choose_caption
 from clipjax.data.decode import BadSampleError, decode_image
-from clipjax.data.pairs import choose_caption
 from clipjax.data.sources.source import Source
 from clipjax.data.sources.tfds import TfdsSource, parse_address
 
@@ -148,7 +148,10 @@ def test_nested_features_have_dotted_names(data_dir):
             "objects.label": [2],
         }
         if count:
-            assert choose_caption(source[i], "json.captions.text", (0.999, 0.0)) == f"{count} {count - 1}"
+            assert (
+                choose_caption(source[i], "json.captions.text", (0.999, 0.0))
+                == f"{count} {count - 1}"
+            )
         else:
             with pytest.raises(BadSampleError, match="no caption"):
                 choose_caption(source[i], "json.captions.text")
