@@ -57,7 +57,7 @@ def make_batches(config: TrainConfig) -> tuple[Batches, TrainingData]:
 def pixels_of(config: TrainConfig) -> PixelsOf:
     """Returns the function from (file, 40 draws of the crop) to what the model sees."""
     side = config.model.image.image_size
-    images = MODES[config.data.image_mode](config.data, side)
+    images = MODES[config.data.image_mode](config.data, config.model.image)
     on_device = jax.jit(functools.partial(crop_and_resize, side=side))
 
     def pixels(data: bytes, draws: np.ndarray) -> np.ndarray:
