@@ -205,7 +205,7 @@ class KeyList:
     Attributes:
         keys: the list.
         keep: whether it is of the samples that are wanted.
-        column: that holds what the list names; None for the key of the sample.
+        column: that holds what the list names; None for the key of the sample, in any shard.
     """
 
     keys: KeyTable

@@ -182,7 +182,7 @@ def test_a_wrong_flag_is_a_usage_error(pool, argv, message):
 
 
 def test_filters_need_a_manifest(pool):
-    with pytest.raises(UsageError, match="--max-aspect: what is filtered.*--out"):
+    with pytest.raises(UsageError, match=r"--max-aspect: what is filtered.*--out"):
         index("pool/*.tar", "--max-aspect", 3)
 
 

@@ -14,7 +14,7 @@ import pytest
 from clipjax.config.data import RemoteConfig
 from clipjax.config.errors import UserError
 from clipjax.data.balance import Balance, Metadata, sample_numbers
-from clipjax.data.curation import Curation, contribution
+from clipjax.data.curation import Curation
 from clipjax.data.filters import AtMost, CaptionWords, KeyList, MaxAspect, OneOf, TopShare
 from clipjax.data.key_table import KeyTable, text_hashes
 from clipjax.data.keyed import mix, uniforms
@@ -91,7 +91,7 @@ def kept_keys(out):
     return found
 
 
-def loop(urls, samples, curation_of, balance=None):
+def loop(urls, samples, rules, balance=None):
     """Kept keys and drops by the rules, sample by sample."""
     dropped = collections.Counter()
     rows = []
@@ -99,61 +99,70 @@ def loop(urls, samples, curation_of, balance=None):
         for key, files in samples[shard].items():
             if image_of(files) is None or "txt" not in files:
                 dropped["incomplete"] += 1
-                continue
-            fields = json.loads(files.get("json", b"{}"))
-            rows.append((shard, key, files, fields))
-    threshold = curation_of.get("top")
-    if threshold:
-        column, share = threshold
-        numbers = sorted((f[column] for *_, f in rows if column in f), reverse=True)
-        lowest = numbers[math.ceil(round(share * 100) * len(numbers) / 100) - 1]
+            else:
+                rows.append((shard, key, files, json.loads(files.get("json", b"{}"))))
+    steps = [lambda row: rules["filter"](row[2], row[3])]
+    if "top" in rules:
+        steps.append(top_step(rows, *rules["top"]))
+    if "duplicates" in rules:
+        steps.append(duplicates_step(rules["duplicates"]))
+    rows = taken(rows, steps, dropped)
+    if balance:
+        rows = taken(rows, [balance_step(rows, urls, balance)], dropped)
+    return [row[1] for row in rows], dict(dropped)
+
+
+def taken(rows, steps, dropped):
     kept = []
     for row in rows:
-        reason = curation_of["filter"](row[2], row[3])
+        reason = next((found for step in steps if (found := step(row))), None)
         if reason:
             dropped[reason] += 1
         else:
             kept.append(row)
-    if threshold:
-        rows, kept = kept, []
-        for row in rows:
-            number = row[3].get(column)
-            if number is None:
-                dropped[f"no {column}"] += 1
-            elif number < lowest:
-                dropped[f"{column} below the top {share}"] += 1
-            else:
-                kept.append(row)
-    if of := curation_of.get("duplicates"):
-        rows, kept, seen = kept, [], set()
-        for row in rows:
-            what = image_of(row[2]) if of == "image" else row[3].get(of)
-            if what is None:
-                dropped[f"no {of}"] += 1
-            elif what in seen:
-                dropped[f"duplicate {of}"] += 1
-            else:
-                seen.add(what)
-                kept.append(row)
-    if balance:
-        rows, kept = kept, []
-        metadata = balance.metadata
-        found = [metadata.find(row[2]["txt"].decode()) for row in rows]
-        counts = collections.Counter(entry for entries in found for entry in entries)
-        for row, entries in zip(rows, found, strict=True):
-            digest = bytes.fromhex(open_index(urls[row[0]]).digest())[:16]
-            number = sample_numbers(digest, [row[1]])[0]
-            draws = [
-                uniforms(balance.seed, mix(number ^ mix(metadata.hashes[e])), 5, 1)[0]
-                for e in entries
-            ]
-            if not entries:
-                dropped["no entry"] += 1
-            elif any(d < balance.cap / counts[e] for d, e in zip(draws, entries, strict=True)):
-                kept.append(row)
-            else:
-                dropped["balance"] += 1
-    return [row[1] for row in kept], dict(dropped)
+    return kept
+
+
+def top_step(rows, column, share):
+    numbers = sorted((f[column] for *_, f in rows if column in f), reverse=True)
+    lowest = numbers[math.ceil(round(share * 100) * len(numbers) / 100) - 1]
+
+    def step(row):
+        if column not in row[3]:
+            return f"no {column}"
+        return None if row[3][column] >= lowest else f"{column} below the top {share}"
+
+    return step
+
+
+def duplicates_step(of):
+    seen = set()
+
+    def step(row):
+        what = image_of(row[2]) if of == "image" else row[3].get(of)
+        if what is None or what in seen:
+            return f"no {of}" if what is None else f"duplicate {of}"
+        seen.add(what)
+        return None
+
+    return step
+
+
+def balance_step(rows, urls, balance):
+    metadata = balance.metadata
+    counts = collections.Counter(e for row in rows for e in metadata.find(row[2]["txt"].decode()))
+
+    def step(row):
+        digest = bytes.fromhex(open_index(urls[row[0]]).digest())[:16]
+        number = sample_numbers(digest, [row[1]])[0]
+        entries = metadata.find(row[2]["txt"].decode())
+        for entry in entries:
+            draw = uniforms(balance.seed, mix(number ^ mix(metadata.hashes[entry])), 5, 1)[0]
+            if draw < balance.cap / counts[entry]:
+                return None
+        return "balance" if entries else "no entry"
+
+    return step
 
 
 def no_filter(files, fields):
@@ -469,14 +478,3 @@ def test_shards_on_a_server_give_the_same_samples_and_carry_their_indexes(
     finally:
         ours.close()
         theirs.close()
-
-
-def test_one_shard_alone_says_what_it_contributes(pool):
-    urls, samples = pool
-    storage = open_storage(urls, RemoteConfig())
-    part = contribution(urls[4], ("txt",), Curation(filters=THREE), storage=storage)
-    assert len(part.used) == len(samples[4]) == 41
-    assert part.size == os.path.getsize(urls[4])
-    assert part.arrays == {}
-    assert sum(part.dropped.values()) + part.used.sum() == 41
-    assert not part.used[-1]

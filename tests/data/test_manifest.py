@@ -89,7 +89,7 @@ def test_the_digest_tells_which_samples_are_used(tmp_path):
     ids=["none", "empty", "too few", "another count", "too many"],
 )
 def test_rows_that_do_not_fit_are_refused_and_leave_no_manifest(tmp_path, rows):
-    with pytest.raises(ValueError, match="rows|zip"):
+    with pytest.raises(ValueError, match=r"rows|zip"):
         unsaved(as_rows(BITS)).save(tmp_path, rows, {})
     assert not is_manifest(str(tmp_path))
 
