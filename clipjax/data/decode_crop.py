@@ -10,8 +10,6 @@ from clipjax.data.crops import Box, random_resized_crop
 from clipjax.data.decode import decode_image, decode_jpeg, jpeg_orientation, jpeg_size, upright
 
 _FACTORS = (8, 4, 2)
-# Keep a little more than what the model sees: a transform of half the size is no perfect filter.
-_MARGIN = 1.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +64,11 @@ def decode_crop(
 def shrink_factor(box: Box, side: int) -> int:
     """Returns by how much an image may be shrunk while decoding: 1, 2, 4 or 8.
 
-    >>> shrink_factor((0, 0, 600, 500), 224), shrink_factor((0, 0, 400, 300), 224)
+    >>> shrink_factor((0, 0, 600, 448), 224), shrink_factor((0, 0, 600, 447), 224)
     (2, 1)
     """
     shorter = min(box[2] - box[0], box[3] - box[1])
-    return next((f for f in _FACTORS if shorter >= f * _MARGIN * side), 1)
+    return next((f for f in _FACTORS if shorter >= f * side), 1)
 
 
 def snap(box: Box, factor: int, width: int, height: int) -> Box:

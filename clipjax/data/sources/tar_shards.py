@@ -223,10 +223,10 @@ class TarShards:
         if size > _MOST_BYTES:
             raise BadSampleError("too large", f"a file of {size:,} bytes")
         if not table.has_checksums:
-            data = self._bytes(shard, table, offset - HEADER_BYTES, HEADER_BYTES + size)
-            if zlib.crc32(data[:HEADER_BYTES]) != table.header_crcs[row, column]:
+            header = self._bytes(shard, table, offset - HEADER_BYTES, HEADER_BYTES)
+            if zlib.crc32(header) != table.header_crcs[row, column]:
                 raise self._changed(shard, "a tar header is another one")
-            return data[HEADER_BYTES:]
+            return self._bytes(shard, table, offset, size)
         for _ in range(2):
             data = self._bytes(shard, table, offset, size)
             if google_crc32c.value(data) == table.crcs[row, column]:
