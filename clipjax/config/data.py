@@ -107,6 +107,8 @@ class DataConfig:
             whole; 0 for among all; None for 8 where shards are remote and 0 where they are not.
         lanes: parts of a windowed order that hosts read apart from each other; a multiple of the
             number of hosts lets each read its own shards; 0 for up to 64.
+        equal_images: pairs of one batch with the same image file are positives of each other
+            instead of negatives: copies, which pools from the web are full of.
         shuffled_captions: pairs every image with the caption of another one: the negative control,
             which must end at chance.
         crop_scale: smallest and largest area of the random crop, as a share of the image.
@@ -131,6 +133,7 @@ class DataConfig:
     max_patches: int = 256
     window_shards: int | None = None
     lanes: int = 0
+    equal_images: bool = False
     shuffled_captions: bool = False
     crop_scale: tuple[float, float] = (0.9, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)

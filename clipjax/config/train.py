@@ -177,6 +177,11 @@ class TrainConfig:
             )
         if self.data.image_mode == "naflex":
             self._check_naflex()
+        if self.data.equal_images and self.loss.equal_captions:
+            raise ValueError(
+                "data.equal_images and loss.equal_captions: a pair belongs to one group only; "
+                "set one of them to False"
+            )
 
     def _check_naflex(self) -> None:
         if self.model.image.kind != "vit":

@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Mapping
 
+import google_crc32c
 import numpy as np
 from jaxtyping import UInt8
 
@@ -71,6 +72,15 @@ class BadSamples:
     def total(self) -> int:
         """Samples that could not be used so far."""
         return sum(self.by_reason.values())
+
+
+def image_hash(data: bytes) -> np.int32:
+    """Returns a hash of an image file, for telling copies within one batch.
+
+    >>> image_hash(b"123456789") == np.uint32(0xE3069283).view(np.int32)
+    np.True_
+    """
+    return np.uint32(google_crc32c.value(data)).view(np.int32)
 
 
 class TrainingPairs:
@@ -174,6 +184,8 @@ class TrainingPairs:
                 caption = self._caption(example, member, captions)
                 self._images(member["image"], crops, row, clock.lap)
                 row["tokens"][...] = self._tokenizer(caption)
+                if self._config.equal_images:
+                    row["image_hashes"][...] = image_hash(member["image"])
                 clock.lap("tokenize")
             except BadSampleError as error:
                 self.bad_samples.bad(self._source.key(example), error)
