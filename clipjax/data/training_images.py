@@ -89,7 +89,7 @@ class DeviceImages:
 
     def __init__(self, config: DataConfig, image: ImageConfig):
         canvas = config.canvas_size
-        self.row_spec = {
+        self.row_spec: RowSpec = {
             "canvas": ((canvas, canvas, 3), np.dtype(np.uint8)),
             "boxes": ((4,), np.dtype(np.float32)),
         }
