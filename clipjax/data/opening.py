@@ -41,6 +41,11 @@ class Sources:
         source, own = self._locate(index)
         return source[own]
 
+    def texts(self, index: int) -> Mapping[str, bytes]:
+        """Returns the files of a sample; without the image where that saves reading it."""
+        source, own = self._locate(index)
+        return source.texts(own) if isinstance(source, TarShards) else source[own]
+
     def key(self, index: int) -> str:
         """Returns "where: key" of a sample, for messages."""
         source, own = self._locate(index)
@@ -174,15 +179,18 @@ def window_of(data: DataConfig, source: Source) -> int:
 def order_record(data: DataConfig, order: Order, sources: Sources) -> dict[str, object]:
     """Returns what besides the manifest decides the order; {} for one source, fully shuffled."""
     windows = [window_of(data, source) for source in sources.parts.values()]
+    buckets: dict[str, object] = {}
+    if data.text_buckets:
+        buckets = {"text_buckets": list(data.text_buckets), "bucket_group": data.bucket_group}
     if not any(windows) and not data.mixture:
-        return {}
+        return buckets
     parts = [
         {"name": name, "weight": weight, "window_shards": window, "stream": type(stream).__name__}
         for name, weight, window, stream in zip(
             sources.parts, order.weights, windows, order.streams, strict=True
         )
     ]
-    return {"lanes": order.lanes, "sources": parts}
+    return {"lanes": order.lanes, "sources": parts, **buckets}
 
 
 def _lanes(data: DataConfig, sources: Sources, windows: Sequence[int]) -> int:

@@ -163,8 +163,7 @@ class TrainingPairs:
 
     def _caption(self, example: int, member: Mapping[str, bytes], draws: list[float]) -> str:
         if self._config.shuffled_captions:
-            place = np.array([example])
-            member = self._source[int(permute(place, len(self._source), _SHUFFLE_KEY, 0)[0])]
+            member = self._source[int(caption_owners(np.array([example]), len(self._source))[0])]
         return choose_caption(member, self._config.caption, draws)
 
     def _fill(
@@ -197,3 +196,8 @@ class TrainingPairs:
             f"{self._source.key(example)}: {_MOST_ATTEMPTS} samples in a row could not be used. "
             "Check the shards with `clipjax data check`."
         )
+
+
+def caption_owners(examples: np.ndarray, num_examples: int) -> np.ndarray:
+    """Returns whose caption each example shows with `data.shuffled_captions`."""
+    return permute(examples, num_examples, _SHUFFLE_KEY, 0)

@@ -106,11 +106,16 @@ class TarShards:
             ShardChangedError: if the shard has changed since it was indexed.
             BadSampleError: if the bytes of this sample are not those that were indexed.
         """
+        return self._files(index, self._members)
+
+    def texts(self, index: int) -> Mapping[str, bytes]:
+        """Returns the files of a sample without the image."""
+        return self._files(index, self._members[:-1])
+
+    def _files(self, index: int, members: Sequence[str]) -> Mapping[str, bytes]:
         shard, row = self._locate(index)
         table = self._table(shard)
-        return {
-            kind: self._read(shard, table, row, column) for column, kind in enumerate(self._members)
-        }
+        return {kind: self._read(shard, table, row, column) for column, kind in enumerate(members)}
 
     def __iter__(self):
         return (self[index] for index in range(len(self)))
