@@ -10,8 +10,8 @@ from PIL import Image
 
 from clipjax.data.crops import Box, center_crop
 
-# Beyond these ratios linear interpolation misses too many pixels: of the sides on average and of the
-# longer one; and of the longer one in the step to twice the size.
+# Beyond these ratios linear interpolation misses too many pixels: of the sides on average and of
+# the longer one; and of the longer one in the step to twice the size.
 _LINEAR, _LINEAR_SIDE, _DOUBLE = 1.8, 2.3, 4.0
 
 
