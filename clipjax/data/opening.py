@@ -192,10 +192,8 @@ def forecast(order: Order, sources: Sources, num_steps: int) -> list[str]:
         times = f"{epochs:,.2f} epochs in {num_steps:,} steps"
         if isinstance(stream, WithReplacement):
             times = f"each drawn {epochs:,.2f} times on average in {num_steps:,} steps"
-        start = f"{name:{width}}  " if name else ""
-        lines.append(
-            f"{start}{len(source):,} samples, {100 * weight / total:.1f} % of a batch, {times}"
-        )
+        share = f"{100 * weight / total:.1f} % of a batch, " if name else ""
+        lines.append(f"{name:{width}}  {len(source):,} samples, {share}{times}".strip())
     return lines
 
 
