@@ -184,7 +184,10 @@ def _place(shards: str) -> dict[str, Any]:
 
     is_folder = os.path.isdir(shards)
     root, pattern = (os.path.abspath(shards), "*.tar") if is_folder else (os.getcwd(), shards)
-    return {"root": root, "shards": pattern, "paths": expand_shards(root, pattern)}
+    paths = expand_shards(root, pattern, field="--shards")
+    if missing := [path for path in paths if not os.path.isfile(path)]:
+        raise UserError(f"--shards={shards}: there is no file {missing[0]}.")
+    return {"root": root, "shards": pattern, "paths": paths}
 
 
 def _check_rival(rival: str) -> None:

@@ -176,6 +176,27 @@ def window_of(data: DataConfig, source: Source) -> int:
     return data.window_shards
 
 
+def forecast(order: Order, sources: Sources, num_steps: int) -> list[str]:
+    """Returns one line a source: its samples, its share of a run, how often the run sees them.
+
+    Args:
+        order: of the run.
+        sources: which the order is of.
+        num_steps: of the run.
+    """
+    total, width = sum(order.weights), max(map(len, sources.parts))
+    lines = []
+    for (name, source), weight, stream, epochs in zip(
+        sources.parts.items(), order.weights, order.streams, order.epochs(num_steps), strict=True
+    ):
+        times = f"{epochs:,.2f} epochs in {num_steps:,} steps"
+        if isinstance(stream, WithReplacement):
+            times = f"each drawn {epochs:,.2f} times on average in {num_steps:,} steps"
+        share = f"{100 * weight / total:.1f} % of a batch, " if name else ""
+        lines.append(f"{name:{width}}  {len(source):,} samples, {share}{times}".strip())
+    return lines
+
+
 def order_record(data: DataConfig, order: Order, sources: Sources) -> dict[str, object]:
     """Returns what besides the manifest decides the order; {} for one source, fully shuffled."""
     windows = [window_of(data, source) for source in sources.parts.values()]

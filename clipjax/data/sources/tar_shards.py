@@ -13,6 +13,7 @@ import numpy as np
 
 from clipjax.config import RemoteConfig
 from clipjax.config.errors import UserError
+from clipjax.core.progress import Progress
 from clipjax.data.decode import BadSampleError
 from clipjax.data.manifest import Manifest
 from clipjax.data.sources.tar_table import IMAGE_SUFFIXES, ShardTable, complete_rows
@@ -136,17 +137,18 @@ class TarShards:
         return f"{self.shard_url(shard)}: sample {row:,}"
 
     def find(self, key: str) -> list[int]:
-        """Returns the samples with a key; with "shard: key" only that shard is opened."""
+        """Returns the samples with a key; with "shard: key" only that shard is opened.
+
+        Of the path of the shard its last parts are enough.
+        """
         where, colon, name = key.rpartition(": ")
         urls = map(self.shard_url, range(len(self._manifest)))
-        shards = [shard for shard, url in enumerate(urls) if colon and url == where]
-        found = []
-        for shard in shards or range(len(self._manifest)):
-            wanted = name if shards else key
-            first = int(self._ends[shard] - self.shard_counts[shard])
-            named = [row for row, own in enumerate(self._index(shard).keys) if own == wanted]
-            own = np.flatnonzero(np.isin(self._table(shard).rows, named))
-            found += (first + own).tolist()
+        shards = [shard for shard, url in enumerate(urls) if colon and _names(where, url)]
+        found, many = [], shards or range(len(self._manifest))
+        with Progress("looking for the key", len(many), "shards", quiet_seconds=2.0) as progress:
+            for shard in many:
+                found += self._find(shard, name if shards else key)
+                progress.advance()
         return found
 
     def digest(self) -> str:
@@ -170,9 +172,20 @@ class TarShards:
         """Closes the files; reading opens them again."""
         self._storage.close()
 
+    def _find(self, shard: int, key: str) -> list[int]:
+        first = int(self._ends[shard] - self.shard_counts[shard])
+        named = [row for row, own in enumerate(self._index(shard).keys) if own == key]
+        return (first + np.flatnonzero(np.isin(self._table(shard).rows, named))).tolist()
+
     def _open_all(self) -> np.ndarray:
-        with ThreadPoolExecutor(8) as pool:
-            indexes = list(pool.map(self._open_index, range(len(self._manifest))))
+        shards, indexes = range(len(self._manifest)), []
+        with (
+            Progress("opening", len(shards), "shards", quiet_seconds=2.0) as progress,
+            ThreadPoolExecutor(8) as pool,
+        ):
+            for index in pool.map(self._open_index, shards):
+                indexes.append(index)
+                progress.advance()
         parts, counts = [], []
         for shard, index in enumerate(indexes):
             table = ShardTable.of_index(index, self._members)
@@ -260,6 +273,10 @@ class TarShards:
             f"{self._manifest.url(shard)}: changed since it was indexed ({what}). Bring the shard "
             "back or start again: the run goes on from its last checkpoint with a new index."
         )
+
+
+def _names(where: str, url: str) -> bool:
+    return url == where or url.endswith("/" + where.removeprefix("./"))
 
 
 __all__ = ["IMAGE_SUFFIXES", "ShardChangedError", "TarShards", "complete_rows", "expand_shards"]
