@@ -12,7 +12,7 @@ import itertools
 from typing import Any
 
 from clipjax.cli.configs import add_config_flag, load_config
-from clipjax.cli.data_show import check_steps
+from clipjax.cli.data_show import check_steps, order_of
 from clipjax.cli.parser import Parser
 from clipjax.config import UsageError, UserError
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         UserError: if no sample has this key.
         UsageError: if there are no such steps.
     """
-    from clipjax.data.opening import make_order, open_sources
+    from clipjax.data.opening import open_sources
 
     config = load_config(args.config, args.overrides)
     steps = config.num_steps if args.steps is None else args.steps
@@ -49,17 +49,19 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"--steps={steps}: counts from 1.")
     check_steps("steps", steps, config)
     sources = open_sources(config.data)
-    order = make_order(config.data, sources)
+    order = order_of(config, sources)
     found = sources.find(args.key)
     if not found:
         raise UserError(
             f"--key={args.key!r}: none of {len(sources):,} samples has this key. Copy one that "
             "`clipjax data show` prints."
         )
-    size, out = config.data.global_batch_size, []
+    out = []
     for example in found:
-        seen = [divmod(sample, size) for sample in order.seen(example, steps)]
-        places = [{"step": step + 1, "row": row} for step, row in sorted(seen)]
+        seen = sorted(
+            (order.step_of(sample), order.row_of(sample)) for sample in order.seen(example, steps)
+        )
+        places = [{"step": step + 1, "row": row} for step, row in seen]
         out.append({"key": sources.key(example), "example": example, "seen": places})
         print(f"{sources.key(example)}: {len(places):,} times in {steps:,} steps")
         for place in itertools.islice(places, _PRINTED):

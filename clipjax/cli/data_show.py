@@ -20,6 +20,8 @@ from clipjax.config import TrainConfig, UsageError, UserError
 if TYPE_CHECKING:
     import numpy as np
 
+    from clipjax.data.opening import Sources
+    from clipjax.data.order import Order
     from clipjax.data.pairs import TrainingPairs
 
 _MOST_SAMPLES = 2**62  # sample numbers are int64
@@ -51,7 +53,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         UserError: if the data cannot be opened.
         UsageError: if there is no such step.
     """
-    from clipjax.data.opening import forecast, make_order, open_sources
+    from clipjax.data.opening import forecast, open_sources
     from clipjax.data.order_quality import order_quality
     from clipjax.data.pairs import TrainingPairs
     from clipjax.data.tokenizers import ByteTokenizer
@@ -64,15 +66,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.out:
         check_writable("--out", args.out)
     sources = open_sources(config.data)
-    order = make_order(config.data, sources)
+    order = order_of(config, sources)
     samples = order.samples(args.step - 1)[: args.rows]
     examples = order.examples(samples)
     tokenizer = ByteTokenizer(context_length=2, lowercase=False)
     tolerant = dataclasses.replace(config.data, max_bad_share=1.0)  # bad samples are to be seen
     pairs = TrainingPairs(sources, order, tokenizer, tolerant, image=config.model.image)
     rows, pictures = [], []
-    for sample, example in zip(samples.tolist(), examples.tolist(), strict=True):
-        row, picture = _row(pairs, sample, example)
+    numbered = zip(samples.tolist(), examples.tolist(), strict=True)
+    for number, (sample, example) in enumerate(numbered):
+        row, picture = _row(pairs, number, sample, example)
         rows.append(row)
         pictures.append(picture)
         print(_line(row))
@@ -94,6 +97,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
+def order_of(config: TrainConfig, sources: "Sources") -> "Order":
+    """Returns the order of a run; where captions are sorted by length, they are measured first."""
+    if config.data.text_buckets:
+        from clipjax.train.setup import open_data
+
+        return open_data(config, sources, saved_tokenizer=None).order
+    from clipjax.data.opening import make_order
+
+    return make_order(config.data, sources)
+
+
 def check_steps(flag: str, steps: int, config: TrainConfig) -> None:
     """Raises UsageError for so many steps that their samples could not be counted."""
     most = _MOST_SAMPLES // config.data.global_batch_size
@@ -102,10 +116,10 @@ def check_steps(flag: str, steps: int, config: TrainConfig) -> None:
 
 
 def _row(
-    pairs: "TrainingPairs", sample: int, example: int
+    pairs: "TrainingPairs", number: int, sample: int, example: int
 ) -> "tuple[dict[str, Any], np.ndarray | None]":
     """Returns what one row shows; where its shard cannot be read, what is known without."""
-    row: dict[str, Any] = {"row": sample % pairs.global_batch_size, "sample": sample}
+    row: dict[str, Any] = {"row": number, "sample": sample}
     picture = None
     try:
         used, picture = pairs.picture(sample, example)

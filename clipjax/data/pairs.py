@@ -156,11 +156,6 @@ class TrainingPairs:
         """Returns where an example lies, without opening anything."""
         return self._source.place(example)
 
-    @property
-    def global_batch_size(self) -> int:
-        """Rows of a batch."""
-        return self._order.global_batch_size
-
     def _caption(self, example: int, member: Mapping[str, bytes], draws: list[float]) -> str:
         if self._config.shuffled_captions:
             member = self._source[int(caption_owners(np.array([example]), len(self._source))[0])]
