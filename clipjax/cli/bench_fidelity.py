@@ -10,8 +10,8 @@ from PIL import Image
 
 from clipjax.config import DataConfig
 from clipjax.data.crops import Box, random_resized_crop
-from clipjax.data.keyed import uniforms
 from clipjax.data.decode_crop import shrink_factor, snap
+from clipjax.data.keyed import uniforms
 
 PixelsOf = Callable[[bytes, np.ndarray], np.ndarray]
 """(file, 40 draws of the crop) -> uint8 [side, side, 3] as the model sees them."""
