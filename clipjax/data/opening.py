@@ -78,11 +78,10 @@ class Sources:
         return digests[0] if len(digests) == 1 else " ".join(digests)
 
     def prefetch(self, pieces: Sequence[tuple[int, Piece]]) -> None:
-        """Begins to fetch parts of shards, given with the number of their source."""
-        for number, piece in pieces:
-            source = self._sources[number]
+        """Begins to fetch all that is read soon: parts of shards, with the number of the source."""
+        for number, source in enumerate(self._sources):
             if isinstance(source, TarShards):
-                source.prefetch(piece.shard, piece.first, piece.stop)
+                source.prefetch([piece for which, piece in pieces if which == number])
 
     def close(self) -> None:
         """Closes the files; reading opens them again."""

@@ -112,7 +112,7 @@ class Bucket:
     def prefetch(self, url, offset, length):
         pass
 
-    def forget(self, url):
+    def forget(self, url, offset=0, length=None):
         pass
 
     def close(self):

@@ -5,7 +5,7 @@ import hashlib
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import google_crc32c
@@ -25,12 +25,13 @@ from clipjax.data.storage import (
     is_remote,
     open_storage,
 )
+from clipjax.data.streams import Piece
 from clipjax.data.tar_damage import printable
 from clipjax.data.tar_index import HEADER_BYTES, ShardIndex, open_index
 
 _MOST_BYTES = 64_000_000
 _MOST_ROWS = 8_000_000
-_MOST_REQUESTS = 65_536
+_MOST_READS = 4  # of bytes that are not those indexed
 
 
 class ShardChangedError(UserError):
@@ -79,7 +80,7 @@ class TarShards:
         self._rows_kept = 0
         self._lock = threading.Lock()
         self._fetching = ThreadPoolExecutor(2, thread_name_prefix="ahead")
-        self._requested: OrderedDict[tuple[int, int, int], None] = OrderedDict()
+        self._announced: set[Piece] = set()
         self.damage: dict[str, str] = {}
         self.num_incomplete, self.example_incomplete = self._manifest.num_incomplete, ""
         self._digest = self._manifest.digest
@@ -155,18 +156,19 @@ class TarShards:
         """Returns the hash of the manifest: which samples there are, in which order."""
         return hashlib.sha256("\n".join([self._digest, *self._members[:-1]]).encode()).hexdigest()
 
-    def prefetch(self, shard: int, first: int, stop: int) -> None:
-        """Begins to fetch consecutive samples of a shard, if it is remote; returns at once."""
-        request = (shard, first, stop)
-        if not is_remote(self._manifest.url(shard)):
-            return
+    def prefetch(self, pieces: Collection[Piece]) -> None:
+        """Begins to fetch parts of shards that are remote; returns at once.
+
+        Args:
+            pieces: all that are read soon. Those that were among them at the last call are under
+                way already.
+        """
         with self._lock:
-            if request in self._requested:
-                return
-            self._requested[request] = None
-            if len(self._requested) > _MOST_REQUESTS:
-                self._requested.popitem(last=False)
-        self._fetching.submit(self._fetch, shard, first, stop)
+            new = [piece for piece in pieces if piece not in self._announced]
+            self._announced = set(pieces)
+        for piece in new:
+            if is_remote(self._manifest.url(piece.shard)):
+                self._fetching.submit(self._fetch, piece)
 
     def close(self) -> None:
         """Closes the files; reading opens them again."""
@@ -229,10 +231,10 @@ class TarShards:
         shard = int(np.searchsorted(self._ends, index, side="right"))
         return shard, index - int(self._ends[shard] - self.shard_counts[shard])
 
-    def _fetch(self, shard: int, first: int, stop: int) -> None:
+    def _fetch(self, piece: Piece) -> None:
         try:
-            start, end = self._table(shard).byte_range(first, stop)
-            self._storage.prefetch(self._manifest.url(shard), start, end - start)
+            start, end = self._table(piece.shard).byte_range(piece.first, piece.stop)
+            self._storage.prefetch(self._manifest.url(piece.shard), start, end - start)
         except UserError:
             pass  # raised again where the sample is read
 
@@ -245,11 +247,13 @@ class TarShards:
             if zlib.crc32(header) != table.header_crcs[row, column]:
                 raise self._changed(shard, "a tar header is another one")
             return self._bytes(shard, table, offset, size)
-        for _ in range(2):
+        for tries_left in range(_MOST_READS - 1, -1, -1):
             data = self._bytes(shard, table, offset, size)
             if google_crc32c.value(data) == table.crcs[row, column]:
                 return data
-            self._storage.forget(self._manifest.url(shard))  # flipped on its way, or in the cache
+            if tries_left:  # flipped on its way, or in the cache, or of another version
+                self._storage.forget(self._manifest.url(shard), offset, size)
+                table.checked = False
         raise BadSampleError("checksum", f"{size:,} bytes at {offset:,} are not those indexed")
 
     def _bytes(self, shard: int, table: ShardTable, offset: int, length: int) -> bytes:

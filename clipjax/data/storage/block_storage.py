@@ -104,12 +104,19 @@ class BlockStorage:
             if self._tasks.qsize() < _MAX_WAITING:
                 self._tasks.put((url, start, min(start + run, offset + length)))
 
-    def forget(self, url: str) -> None:
-        """Drops the blocks of a file here and on the disk; the next read asks for it anew."""
+    def forget(self, url: str, offset: int = 0, length: int | None = None) -> None:
+        """Drops the blocks of a range here and on the disk, of all of the file by default.
+
+        The next read looks at the file anew.
+        """
         with self._lock:
             self._generations[url] = self._generations.get(url, 0) + 1
-            self._stats.pop(url, None)
-        self._cache.drop_file(url)
+            stat = self._stats.pop(url, None)
+        if length is None or stat is None:
+            self._cache.drop_file(url)
+            return
+        for key in self._keys(url, stat, offset, length):
+            self._cache.drop(key)
 
     def stats(self) -> dict[str, float]:
         """Returns the counts of the requests, and how many blocks were here or had to come."""

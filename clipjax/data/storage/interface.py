@@ -56,8 +56,8 @@ class Storage(Protocol):
         """Starts to fetch a range that will be read, and returns at once; it never raises."""
         ...
 
-    def forget(self, url: str) -> None:
-        """Drops what is cached of a file; the next read asks for it anew."""
+    def forget(self, url: str, offset: int = 0, length: int | None = None) -> None:
+        """Drops what is cached of a range, of all of a file by default; the next read asks anew."""
         ...
 
     def close(self) -> None:

@@ -103,7 +103,7 @@ class LocalStorage:
     def prefetch(self, url: str, offset: int, length: int) -> None:
         """Does nothing: the operating system reads ahead."""
 
-    def forget(self, url: str) -> None:
+    def forget(self, url: str, offset: int = 0, length: int | None = None) -> None:  # noqa: ARG002
         """Closes the file; the next read opens what is there then."""
         with self._lock:
             self._handles.pop(url, None)

@@ -62,9 +62,9 @@ class MixedStorage:
         """Starts to fetch a range; see `Storage.prefetch`."""
         self._of(url).prefetch(url, offset, length)
 
-    def forget(self, url: str) -> None:
+    def forget(self, url: str, offset: int = 0, length: int | None = None) -> None:
         """Drops what is cached of a file; see `Storage.forget`."""
-        self._of(url).forget(url)
+        self._of(url).forget(url, offset, length)
 
     def stats(self) -> dict[str, float]:
         """Returns the counts of `BlockStorage.stats`."""

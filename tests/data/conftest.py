@@ -82,9 +82,9 @@ class _Handler(BaseHTTPRequestHandler):
         if ranged and request.start >= len(content):
             self._plain(416)
             return
-        part = content[request.start : request.end] if ranged else content
+        first, stop = (request.start, request.end) if ranged else (0, len(content))
         self.send_response(206 if ranged else 200)
-        self.send_header("Content-Length", str(len(part)))
+        self.send_header("Content-Length", str(stop - first))
         self.send_header("Accept-Ranges", "bytes")
         if fault != "bare":
             self.send_header(
@@ -97,11 +97,14 @@ class _Handler(BaseHTTPRequestHandler):
             )
         self.end_headers()
         if body:
-            self._send(part, fault)
+            self._send(content[first:stop], fault)
 
     def _send(self, part, fault):
         if fault == "flip" and part:
             part = bytes([part[0] ^ 1]) + part[1:]
+        if fault == "rot" and part:
+            at = len(part) // 2
+            part = part[:at] + bytes([part[at] ^ 1]) + part[at + 1 :]
         if fault in ("cut", "stall"):
             self.wfile.write(part[: len(part) // 2])
             self.wfile.flush()
@@ -125,8 +128,9 @@ class FaultServer:
     """Serves `files` with ranges and ETags; `fault(number, request)` names what goes wrong.
 
     A fault is None or one of: a status code, "reset" (no answer), "cut" (half of the body),
-    "stall" (some bytes and then silence), "flip" (one bit of the body), "whole" (no ranges),
-    "weak" (an ETag that is weak), "bare" (neither ETag nor date), "slow" (answers late).
+    "stall" (some bytes and then silence), "flip" (one bit of the first byte), "rot" (one bit in the
+    middle), "whole" (no ranges), "weak" (an ETag that is weak), "bare" (neither ETag nor date),
+    "slow" (answers late).
     """
 
     def __init__(self):
@@ -148,7 +152,7 @@ class FaultServer:
 
     def add(self, name, content):
         """Puts a file there; returns its URL."""
-        self.files[f"/{name}"] = bytes(content)
+        self.files[f"/{name}"] = content
         return f"{self.root}/{name}"
 
     def data_requests(self):
@@ -156,7 +160,8 @@ class FaultServer:
         return [r for r in self.requests if r.method == "GET" and (r.start, r.end) != (0, 1)]
 
     def etag(self, path):
-        return f'"{hashlib.md5(self.files[path]).hexdigest()}"'
+        content = self.files[path]
+        return f'"{getattr(content, "etag", None) or hashlib.md5(content).hexdigest()}"'
 
     def close(self):
         self.stop_stalling.set()
@@ -183,12 +188,38 @@ class FaultServer:
                 self._now -= 1
 
 
+@pytest.fixture(scope="session")
+def make_server():
+    """A function that starts a `FaultServer` without files; all are closed at the end."""
+    servers = []
+
+    def make():
+        servers.append(FaultServer())
+        return servers[-1]
+
+    yield make
+    for one in servers:
+        one.close()
+
+
 @pytest.fixture
 def server():
     """A `FaultServer` without files."""
     faults = FaultServer()
     yield faults
     faults.close()
+
+
+class VersionedBytes(bytes):
+    """A content whose ETag says nothing about it, as when a server's disk is damaged."""
+
+    etag = "one"
+
+
+@pytest.fixture(scope="session")
+def versioned():
+    """The class `VersionedBytes`."""
+    return VersionedBytes
 
 
 @pytest.fixture(scope="session")
