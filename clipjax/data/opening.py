@@ -217,6 +217,16 @@ def _lanes(data: DataConfig, sources: Sources, windows: Sequence[int]) -> int:
     if not any(windows):
         return 1
     if data.lanes:
+        fewest = min(
+            len(source)
+            for source, window in zip(sources.parts.values(), windows, strict=True)
+            if window
+        )
+        if data.lanes > fewest:
+            raise UsageError(
+                f"data.lanes={data.lanes}: a windowed source has {fewest:,} samples, and each lane "
+                "needs one. Set fewer lanes."
+            )
         return data.lanes
     smallest = min(
         len(source.shard_counts) // window

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipjax.cli import data_blame, data_show
+from clipjax.cli import data_blame, data_index, data_show
 from clipjax.cli.data import COMMANDS
 from clipjax.cli.main import main
 from clipjax.cli.parser import Parser
@@ -45,7 +45,7 @@ def samples(numbers):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, make_tar):
-    """48 good and 2 bad samples: good/ (3 shards), bad/ (the same, damaged), other/ (k003 again)."""
+    """good/: 49 samples in 3 shards; bad/: those and 2 damaged ones; other/: k003 again and 20."""
     root = tmp_path_factory.mktemp("data")
     for name in ("good", "bad", "other"):
         (root / name).mkdir()
@@ -163,16 +163,23 @@ def test_what_cannot_be_used_shows_what_stands_in_for_it(root, config, capsys):
         assert f"{row['key']}  {row['caption']!r}  (instead of {row['instead_of']})\n" in said
 
 
-def test_a_shard_that_is_gone_is_named_and_the_rest_is_shown(root, config, tmp_path, make_tar):
+def test_a_shard_that_is_gone_is_named_and_the_rest_is_shown(config, tmp_path, make_tar, capsys):
     (tmp_path / "gone").mkdir()
     for shard in range(2):
-        numbers = range(8 * shard, 8 * shard + 8)
+        numbers = range(30 + 4 * shard, 34 + 4 * shard)
         make_tar(tmp_path / "gone" / f"{shard}.tar", samples(numbers))
-    path = config(root=str(tmp_path), shards="gone/*.tar")
-    show(path, 1)
-    (tmp_path / "gone" / "1.tar").write_bytes(b"x")
-    with pytest.raises(UserError, match="1.tar"):
-        show(path, 1)
+    out = tmp_path / "manifest"
+    run(data_index, tmp_path / "gone", "--out", out)
+    (tmp_path / "gone" / "1.tar").unlink()
+    batch = show(config(shards=str(out)), 1, "--out", tmp_path / "batch.png")["batch"]
+    lost = [row for row in batch if "problem" in row]
+    assert len(lost) == 4
+    assert all("1.tar: No such file" in row["problem"] for row in lost)
+    assert all(row["key"].startswith(f"{tmp_path}/gone/1.tar: sample ") for row in lost)
+    assert sorted(row["caption"] for row in batch if row not in lost) == [
+        f"caption {i}" for i in range(30, 34)
+    ]
+    assert "1.tar: No such file" in capsys.readouterr().out
 
 
 def test_the_order_is_measured_beside_the_full_shuffle(config, capsys):
@@ -275,7 +282,10 @@ def test_mistakes_are_said_before_anything_is_printed(config, tmp_path, capsys):
     [
         (["data", "--json", "-"], "the command comes before --json"),
         (["data", "emoji", "--out", "x", "more"], "clipjax data emoji: unrecognized arguments"),
-        (["data", "show", "--stepp=1"], "clipjax data show: no flag --stepp. Did you mean '--step'"),
+        (
+            ["data", "show", "--stepp=1"],
+            "clipjax data show: no flag --stepp. Did you mean '--step'",
+        ),
         (["data", "bench", "--shards=x", "--vs=opn"], "There are: open_clip, none."),
         (["data", "stats", "x.tar", "--config.a=1"], "clipjax data stats: takes no config"),
         (["data", "photos", "--out=x", "--seed=-1"], "--seed -1: wanted 0"),
