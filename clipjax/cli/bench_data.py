@@ -14,6 +14,7 @@ import importlib.util
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "workers": args.workers,
         "mode": args.mode,
         "tokenizer": args.tokenizer,
-        "vocabulary": _vocabulary(args.vs) if args.tokenizer == "clip" else "",
+        "vocabulary": _vocabulary() if args.tokenizer == "clip" else "",
     }
+    if args.tokenizer == "clip" and not _has_vocabulary(options["vocabulary"]):
+        print("no vocabulary of CLIP here: texts are split into bytes", file=sys.stderr)
+        options["tokenizer"] = "byte"
     if args.scaling:
         return _scaling(options, args.rounds)
     return _comparison(options, args.vs, args.rounds)
@@ -180,7 +184,10 @@ def _place(shards: str) -> dict[str, Any]:
 
     is_folder = os.path.isdir(shards)
     root, pattern = (os.path.abspath(shards), "*.tar") if is_folder else (os.getcwd(), shards)
-    return {"root": root, "shards": pattern, "paths": expand_shards(root, pattern)}
+    paths = expand_shards(root, pattern, field="--shards")
+    if missing := [path for path in paths if not os.path.isfile(path)]:
+        raise UserError(f"--shards={shards}: there is no file {missing[0]}.")
+    return {"root": root, "shards": pattern, "paths": paths}
 
 
 def _check_rival(rival: str) -> None:
@@ -192,9 +199,13 @@ def _check_rival(rival: str) -> None:
             )
 
 
-def _vocabulary(rival: str) -> str:
-    """Returns the file of CLIP's vocabulary that the rival reads too; "" where there is none."""
-    spec = importlib.util.find_spec(rival) if rival != "none" else None
+def _has_vocabulary(path: str) -> bool:
+    return bool(path) or importlib.util.find_spec("instant_clip_tokenizer") is not None
+
+
+def _vocabulary() -> str:
+    """Returns the file of CLIP's vocabulary that open_clip reads; "" where there is none."""
+    spec = importlib.util.find_spec("open_clip")
     folders = (spec and spec.submodule_search_locations) or []
     paths = [Path(folder) / "bpe_simple_vocab_16e6.txt.gz" for folder in folders]
     return next((str(path) for path in paths if path.is_file()), "")

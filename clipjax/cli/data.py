@@ -42,6 +42,10 @@ def configure(parser: Parser, name: str | None = None) -> None:
         parser: of `clipjax data`.
         name: of the command, if it is known.
     """
+    if name and name.startswith("-") and name not in ("-h", "--help"):
+        raise UsageError(
+            f"clipjax data: the command comes before {name}. There are: {', '.join(COMMANDS)}."
+        )
     commands = parser.add_subparsers(dest="command", metavar="WHAT", required=True)
     for command, (module_name, meaning, _) in COMMANDS.items():
         if name not in COMMANDS:

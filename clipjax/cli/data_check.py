@@ -2,28 +2,36 @@
 
 clipjax data check 'train/*.tar'
 clipjax data check --root /data --no-decode 'train/{00000..00041}.tar' --json report.json
+clipjax data check 's3://bucket/train/*.tar' --region eu-central-1
+
+Of a manifest all its shards are looked at, not only the samples that it lists. Shards that are not
+on this machine are read whole. The exit status is 1 if anything is wrong.
 """
 
 import argparse
-import os
 from typing import Any
 
+from clipjax.cli.data_shards import (
+    add_remote_flags,
+    add_shards,
+    check_caption,
+    remote_config,
+    shard_urls,
+)
 from clipjax.config.errors import UsageError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clipjax data check`."""
+    add_shards(parser)
     parser.add_argument(
-        "shards", nargs="+", metavar="SHARDS", help="tar files, or patterns with * and {0..9}"
-    )
-    parser.add_argument(
-        "--root", default=".", metavar="DIR", help="where relative names start (default: here)"
+        "--root", default="", metavar="DIR", help="folder or URL that relative SHARDS start from"
     )
     parser.add_argument(
         "--caption",
         default="txt",
         metavar="WHERE",
-        help="txt or json.FIELD, as in data.caption (default: %(default)s)",
+        help="where captions are, as in data.caption (default: %(default)s)",
     )
     parser.add_argument(
         "--decode",
@@ -48,6 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="shards looked at together (default: one a core)",
     )
+    add_remote_flags(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -57,9 +66,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         UserError: if no shard has such a name.
     """
     from clipjax.data.check import CheckOptions, check_shards
+    from clipjax.data.storage import open_storage
 
-    if not (args.caption == "txt" or args.caption.startswith("json.")):
-        raise UsageError(f"--caption={args.caption}: must be 'txt' or 'json.FIELD'.")
+    check_caption(args.caption)
     if args.threads < 0:
         raise UsageError(f"--threads={args.threads}: must not be negative.")
     if args.max_image_pixels < 1:
@@ -71,21 +80,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         index_dir=args.index_dir,
         threads=args.threads,
     )
-    report = check_shards(_paths(args.root, args.shards), options)
+    remote = remote_config(args)
+    urls = shard_urls(args.shards, remote, args.root)
+    storage = open_storage(urls, remote)
+    try:
+        report = check_shards(urls, options, storage=storage)
+    finally:
+        storage.close()
     _print(report)
     args.exit_status = int(bool(report["problems"]))
     return report
-
-
-def _paths(root: str, names: list[str]) -> list[str]:
-    from clipjax.data.sources.tar_shards import expand_shards
-
-    paths: list[str] = []
-    for name in names:
-        # A shell has expanded patterns already, and its names may hold blanks and brackets.
-        path = os.path.join(root, name)
-        paths += [path] if os.path.isfile(path) else expand_shards(root, name)
-    return list(dict.fromkeys(paths))
 
 
 def _print(report: dict[str, Any]) -> None:

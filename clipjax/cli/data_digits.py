@@ -1,5 +1,7 @@
 """Composes pictures of two handwritten digits from scikit-learn's 1,797 and writes shards.
 
+clipjax data digits --out data/digits
+
 Captions such as 'a handwritten three seven'; splits: train (80 of 100 numbers), seen (the same
 numbers of other images), unseen (the other 20 numbers). Needs pip install 'clipjax[digits]'.
 """
@@ -7,7 +9,7 @@ numbers of other images), unseen (the other 20 numbers). Needs pip install 'clip
 import argparse
 from typing import Any
 
-from clipjax.cli.data_emoji import add_maker_flags
+from clipjax.cli.data_emoji import add_maker_flags, print_splits
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,10 +39,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     from clipjax.data.digits import make_digits
 
-    return make_digits(
+    made = make_digits(
         args.out,
         size=args.size,
         seed=args.seed,
         train_samples=args.train_samples,
         eval_samples_per_number=args.eval_samples_per_number,
     )
+    print_splits(args.out, made)
+    return made

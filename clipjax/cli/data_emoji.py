@@ -1,5 +1,7 @@
 """Draws the emoji of the fonts of this system and writes them with their names as shards.
 
+clipjax data emoji --out data/emoji
+
 Splits: train, and four that test what is learnt (combination: unseen skin tones of seen emoji;
 concept: unseen emoji; style: line drawings of seen emoji; style_concept: line drawings of unseen
 ones). Needs the Debian packages fonts-noto-color-emoji, fonts-symbola, unicode-cldr-core,
@@ -7,6 +9,7 @@ unicode-data.
 """
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -23,7 +26,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     from clipjax.data.emoji import make_emoji
 
-    return make_emoji(args.out, size=args.size, seed=args.seed)
+    made = make_emoji(args.out, size=args.size, seed=args.seed)
+    print_splits(args.out, made)
+    return made
+
+
+def print_splits(out: str, made: Mapping[str, Any]) -> None:
+    """Prints one line: how many pairs each split has."""
+    print(f"{out}: " + ", ".join(f"{name} {count:,}" for name, count in made["splits"].items()))
 
 
 def add_maker_flags(parser: argparse.ArgumentParser, *, size: int) -> None:

@@ -1,4 +1,4 @@
-"""`clipjax data index`: indexes shards; with --out, fixes which of their samples are used.
+"""Indexes shards; with --out, fixes in a manifest which of their samples a run uses.
 
 clipjax data index 'train/*.tar'
 clipjax data index 'train/*.tar' --out pool --max-aspect 3 --top-share similarity=0.3
@@ -11,6 +11,13 @@ import os
 import shlex
 from typing import Any
 
+from clipjax.cli.data_shards import (
+    add_remote_flags,
+    add_shards,
+    check_caption,
+    remote_config,
+    shard_urls,
+)
 from clipjax.config.errors import UsageError, UserError
 
 _FILTERS = (
@@ -38,12 +45,7 @@ _FILTERS = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clipjax data index` to its parser."""
-    parser.add_argument(
-        "shards",
-        nargs="+",
-        metavar="SHARDS",
-        help="WebDataset shards: paths or URLs; *, {000..041} and @FILE work",
-    )
+    add_shards(parser)
     parser.add_argument(
         "--root", default="", metavar="DIR", help="folder or URL that relative SHARDS start from"
     )
@@ -73,10 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     _add_sample_filters(parser)
     _add_pool_filters(parser)
-    remote = parser.add_argument_group("shards in buckets and on web servers")
-    remote.add_argument("--endpoint", default="", metavar="URL", help="S3 server, if not Amazon's")
-    remote.add_argument("--region", default="", metavar="NAME", help="of the S3 buckets")
-    remote.add_argument("--anonymous", action="store_true", help="public buckets: do not sign")
+    add_remote_flags(parser)
 
 
 def _add_sample_filters(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +92,10 @@ def _add_sample_filters(parser: argparse.ArgumentParser) -> None:
     )
     for unit in ("chars", "words"):
         for end in ("min", "max"):
-            group.add_argument(f"--{end}-caption-{unit}", type=int, metavar="N")
+            what = f"{'fewest' if end == 'min' else 'most'} {unit.replace('chars', 'characters')}"
+            group.add_argument(
+                f"--{end}-caption-{unit}", type=int, metavar="N", help=f"{what} of a caption"
+            )
     group.add_argument("--min-side", type=float, metavar="PIXELS", help="of the shorter side")
     group.add_argument("--max-aspect", type=float, metavar="RATIO", help="longer / shorter side")
     for flag, what in (("at-least", "X or more"), ("at-most", "X or less")):
@@ -168,22 +170,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             f"--{given[0].replace('_', '-')}: what is filtered is said in a manifest. Name its "
             "folder with --out."
         )
-    from clipjax.config.data import RemoteConfig
     from clipjax.data.captions import caption_members
     from clipjax.data.make_manifest import check_out, index_shards, write_manifest
-    from clipjax.data.storage import list_urls, open_storage
+    from clipjax.data.storage import open_storage
 
     if args.out is not None:
         check_out(args.out)
-    try:
-        remote = RemoteConfig(endpoint=args.endpoint, region=args.region, anonymous=args.anonymous)
-    except ValueError as error:
-        raise UsageError(f"--endpoint: {error}") from error
+    remote = remote_config(args)
     curation = make_curation(args)
     needs = caption_members(args.caption)
     if args.needs is not None:
         needs = tuple(dict.fromkeys(name for name in args.needs.split(",") if name))
-    urls = _absolute(list_urls(args.root, " ".join(args.shards), remote))
+    urls = _absolute(sorted(shard_urls(args.shards, remote, args.root)))
     storage = open_storage(urls, remote)
     how = {"storage": storage, "checksums": args.checksums, "threads": args.threads}
     try:
@@ -209,7 +207,7 @@ def make_curation(args: argparse.Namespace) -> Any:
     from clipjax.data.curation import Curation
     from clipjax.data.key_table import read_scores
 
-    _check_caption(args.caption)
+    check_caption(args.caption)
     return Curation(
         filters=tuple(_filters(args)),
         top_shares=tuple(_top_shares(args)),
@@ -312,15 +310,6 @@ def _balance(args: argparse.Namespace) -> Any:
     if not 0 <= seed < 2**63:
         raise UsageError(f"--balance-seed {seed}: wanted 0 to 2**63 - 1.")
     return Balance(Metadata.read(args.balance, match_case=args.match_case), cap, seed)
-
-
-def _check_caption(caption: str) -> None:
-    from clipjax.config.data import DataConfig
-
-    try:
-        DataConfig(caption=caption)
-    except ValueError as error:
-        raise UsageError(f"--caption: {error}") from error
 
 
 def _column_and_value(flag: str, text: str) -> tuple[str, str]:

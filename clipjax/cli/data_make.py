@@ -1,4 +1,4 @@
-"""`clipjax data make`: writes a list, a folder or a TFDS data set as WebDataset shards.
+"""Writes a list, a folder or a TFDS data set as WebDataset shards.
 
 clipjax data make --from captions.csv --out shards
 clipjax data make --from tfds:coco_captions/2014:val --caption json.captions.text --out shards
@@ -9,7 +9,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from clipjax.config.errors import UsageError
+from clipjax.cli.data_shards import add_remote_flags, check_caption, remote_config
+from clipjax.config.errors import UsageError, UserError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +21,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="ADDRESS",
         help="a .csv, .tsv, .jsonl or .parquet that lists images; a folder of images with "
-        "captions beside them or in class folders; tfds:NAME:SPLIT; or shards",
+        "captions beside them or in class folders; tfds:NAME:SPLIT; or shards as data.shards takes "
+        "them (patterns, URLs, a folder that `clipjax data index` made)",
     )
     parser.add_argument("--root", default="", metavar="DIR", help="where relative paths start")
     parser.add_argument(
@@ -33,7 +35,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--caption",
         default="txt",
         metavar="WHERE",
-        help="txt, or json.FIELD for another column or feature; of a list the first is taken "
+        help="txt, or json.FIELD for another column or feature; of several and of a list the "
+        "first is taken "
         "(default: %(default)s)",
     )
     parser.add_argument(
@@ -54,6 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N samples")
     add_output_arguments(parser)
+    add_remote_flags(parser)
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,21 +104,28 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         UserError: if the source cannot be used, or the folder holds something else.
     """
     check_output_arguments(args)
+    check_caption(args.caption)
     from clipjax.data.captions import caption_members
     from clipjax.data.reshard import Reencoding, captioned, write_resharded
     from clipjax.data.sources.opening import kind_of, open_source
 
-    keep = _kept(args.keep, kind_of(args.address, args.root))
+    kind = kind_of(args.address, args.root)
+    keep = _kept(args.keep, kind)
+    _check_columns(args, kind)
     how = Reencoding(
         quality=args.quality, always_jpeg=args.format == "jpg", max_pixels=args.max_pixels
     )
-    source = open_source(
-        args.address,
-        args.root,
-        tuple(dict.fromkeys((*caption_members(args.caption), *keep))),
-        image_column=args.image_column,
-        caption_column=args.caption_column,
-    )
+    try:
+        source = open_source(
+            args.address,
+            args.root,
+            tuple(dict.fromkeys((*caption_members(args.caption), *keep))),
+            remote=remote_config(args),
+            image_column=args.image_column,
+            caption_column=args.caption_column,
+        )
+    except UserError as error:  # raised for a config: what is wrong is an argument here
+        raise type(error)(_of_arguments(str(error))) from error
     arguments = {
         name: getattr(args, name)
         for name in ("address", "caption", "format", "quality", "limit", "shard_size")
@@ -140,6 +151,21 @@ def print_figures(out: str, figures: Mapping[str, Any]) -> None:
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in figures["dropped"].items())
     tail = f"; dropped {dropped}, e.g. {figures['example_dropped']}" if dropped else ""
     print(f"{out}: {figures['samples']:,} samples in {figures['shards']:,} shards{tail}")
+
+
+def _check_columns(args: argparse.Namespace, kind: str) -> None:
+    for name in ("image_column", "caption_column"):
+        if getattr(args, name) is not None and kind not in ("list", "tfds"):
+            raise UsageError(
+                f"--{name.replace('_', '-')} {getattr(args, name)}: only lists and TFDS data sets "
+                f"have columns, and {args.address!r} is neither."
+            )
+
+
+def _of_arguments(message: str) -> str:
+    message = message.partition(" Check both; set them with --config")[0]
+    message = message.replace(" below data.root=''", "").replace("data.root=", "--root=")
+    return message.replace("--config.data.shards=", "--from ").replace("data.shards", "--from")
 
 
 def _kept(given: str | None, kind: str) -> tuple[str, ...]:

@@ -40,6 +40,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.samples < 1:
         raise UsageError(f"--samples={args.samples} must be positive.")
+    if not 0 <= args.seed < 2**63:
+        raise UsageError(f"--seed {args.seed}: wanted 0 to 2**63 - 1.")
     made = make_photos(args.out, kind=args.set, samples=args.samples, seed=args.seed)
     print(
         f"{args.out}: {made['samples']:,} pairs from {made['photographs']} photographs of "

@@ -1,22 +1,21 @@
-"""`clipjax data reshard`: rewrites shards: other sizes of images and shards, shuffled, cleaned.
+"""Rewrites shards: other sizes of images and shards, shuffled, without what cannot be used.
 
 clipjax data reshard 'raw/*.tar' --out train --resize 256 --resize-mode shortest --shuffle-seed 0
+
+Of one manifest only the samples that it lists are written.
 """
 
 import argparse
-import os
-from collections.abc import Sequence
 from typing import Any
 
 from clipjax.cli.data_make import add_output_arguments, check_output_arguments, print_figures
-from clipjax.config.errors import UsageError, UserError
+from clipjax.cli.data_shards import add_remote_flags, add_shards, open_shards
+from clipjax.config.errors import UsageError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clipjax data reshard` to its parser."""
-    parser.add_argument(
-        "shards", nargs="+", metavar="SHARDS", help="WebDataset shards; * and {000..041} work"
-    )
+    add_shards(parser)
     parser.add_argument(
         "--resize", type=int, default=256, metavar="PIXELS", help="side (default: %(default)s)"
     )
@@ -44,6 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="members beside the image; a sample that lacks one is dropped (default: %(default)s)",
     )
     add_output_arguments(parser)
+    add_remote_flags(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -56,10 +56,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.shuffle_seed is not None and args.shuffle_seed < 0:
         raise UsageError(f"--shuffle-seed {args.shuffle_seed}: wanted 0 or more.")
     from clipjax.data.reshard import Reencoding, resharded, write_resharded
-    from clipjax.data.sources.tar_shards import TarShards
 
     keep = tuple(dict.fromkeys(name for name in args.keep.split(",") if name))
-    source = TarShards(shard_paths(args.shards), needs=keep)
+    source = open_shards(args, keep)
     how = Reencoding(
         side=args.resize, mode=args.resize_mode, quality=args.quality, max_pixels=args.max_pixels
     )
@@ -84,27 +83,3 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         )
     print_figures(args.out, figures)
     return figures
-
-
-def shard_paths(arguments: Sequence[str]) -> list[str]:
-    """Returns the shards that the arguments of a command name, in the order of the arguments.
-
-    Raises:
-        UserError: if one of them names no file.
-    """
-    from clipjax.data.sources.tar_shards import expand_shards
-
-    paths: list[str] = []
-    for argument in arguments:
-        if os.path.isfile(argument):  # also one with a space or a bracket in its name
-            paths.append(argument)
-            continue
-        try:
-            paths += expand_shards("", argument)
-        except UserError as error:
-            if "matches no file" in str(error):
-                raise UserError(
-                    f"SHARDS {argument!r}: matches no file (seen from {os.getcwd()})."
-                ) from error
-            raise UserError(str(error).replace("data.shards=", "SHARDS ")) from error
-    return list(dict.fromkeys(paths))

@@ -1,21 +1,22 @@
-"""`clipjax data stats`: distributions of sizes, captions and scores of shards, as a picture.
+"""Shows the distributions of sizes, captions and scores of shards, in numbers and as a picture.
 
 clipjax data stats 'train/*.tar' --out stats.png --json stats.json
+
+Of one manifest the samples that it lists are measured. --out needs pip install 'clipjax[plots]'.
 """
 
 import argparse
 import os
 from typing import Any
 
-from clipjax.cli.data_reshard import shard_paths
-from clipjax.config.errors import UsageError, UserError
+from clipjax.cli.data_shards import add_remote_flags, add_shards, check_caption, open_shards
+from clipjax.cli.parser import check_writable
+from clipjax.config.errors import UsageError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clipjax data stats` to its parser."""
-    parser.add_argument(
-        "shards", nargs="+", metavar="SHARDS", help="WebDataset shards; * and {000..041} work"
-    )
+    add_shards(parser)
     parser.add_argument("--out", metavar="PNG", help="picture to write (default: none)")
     parser.add_argument(
         "--samples",
@@ -28,7 +29,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--caption",
         default="txt",
         metavar="WHERE",
-        help="txt, or json.FIELD; of a list the first is taken (default: %(default)s)",
+        help="where captions are, as in data.caption; of several and of a list the first is taken "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--threads",
@@ -37,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="that read (default: %(default)s)",
     )
+    add_remote_flags(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -48,19 +51,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for name in ("samples", "threads"):
         if getattr(args, name) < 1:
             raise UsageError(f"--{name} {getattr(args, name)}: wanted 1 or more.")
-    if args.out and not os.path.isdir(os.path.dirname(args.out) or "."):
-        raise UserError(f"--out {args.out}: there is no such folder.")
+    check_caption(args.caption)
+    if args.out:
+        check_writable("--out", args.out)
     from clipjax.data.captions import caption_members
-    from clipjax.data.sources.tar_shards import TarShards
     from clipjax.data.stats import measure
     from clipjax.data.stats_plot import draw
-    from clipjax.data.tar_index import open_index
 
-    paths = shard_paths(args.shards)
-    needs = list(caption_members(args.caption))
-    if "json" in open_index(paths[0]).suffixes:
-        needs.append("json")
-    source = TarShards(paths, needs=tuple(dict.fromkeys(needs)))
+    source = open_shards(args, caption_members(args.caption), wishes=("json",))
     try:
         found = measure(source, caption=args.caption, samples=args.samples, threads=args.threads)
     finally:
@@ -68,7 +66,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     figures = {
         "samples": len(source),
         "incomplete": source.num_incomplete,
-        "shards": len(paths),
+        "shards": len(source.shard_counts),
         **found.figures(),
     }
     _print(figures)

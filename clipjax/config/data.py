@@ -107,6 +107,12 @@ class DataConfig:
             whole; 0 for among all; None for 8 where shards are remote and 0 where they are not.
         lanes: parts of a windowed order that hosts read apart from each other; a multiple of the
             number of hosts lets each read its own shards; 0 for up to 64.
+        equal_images: pairs of one batch with the same image file are positives of each other
+            instead of negatives: copies, which pools from the web are full of.
+        text_buckets: lengths in tokens, ascending, the last being the context length, e.g.
+            (16, 32, 77): captions of about one length make up a batch, which is padded to the
+            smallest that holds them all; empty pads every batch to the context length.
+        bucket_group: batches among which captions are sorted by length.
         shuffled_captions: pairs every image with the caption of another one: the negative control,
             which must end at chance.
         crop_scale: smallest and largest area of the random crop, as a share of the image.
@@ -131,6 +137,9 @@ class DataConfig:
     max_patches: int = 256
     window_shards: int | None = None
     lanes: int = 0
+    equal_images: bool = False
+    text_buckets: tuple[int, ...] = ()
+    bucket_group: int = 16
     shuffled_captions: bool = False
     crop_scale: tuple[float, float] = (0.9, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -147,6 +156,7 @@ class DataConfig:
         if self.threads < 0:
             raise ValueError(f"threads={self.threads} must not be negative")
         self._check_caption()
+        self._check_buckets()
         if self.canvas_size < 1:
             raise ValueError(f"canvas_size={self.canvas_size} must be positive")
         if not 1 <= self.max_patches <= _MOST_PATCHES:
@@ -167,6 +177,12 @@ class DataConfig:
         low, high = self.crop_ratio
         if not 0 < low <= high:
             raise ValueError(f"crop_ratio={self.crop_ratio} must be 0 < low <= high")
+
+    def _check_buckets(self) -> None:
+        if list(self.text_buckets) != sorted({n for n in self.text_buckets if n > 2}):
+            raise ValueError(f"text_buckets={self.text_buckets} must ascend and be 3 or more")
+        if self.bucket_group < 1:
+            raise ValueError(f"bucket_group={self.bucket_group} must be positive")
 
     def _check_caption(self) -> None:
         for place in self.caption.split() or [""]:

@@ -177,6 +177,28 @@ class TrainConfig:
             )
         if self.data.image_mode == "naflex":
             self._check_naflex()
+        if self.data.equal_images and self.loss.equal_captions:
+            raise ValueError(
+                "data.equal_images and loss.equal_captions: a pair belongs to one group only; "
+                "set one of them to False"
+            )
+
+        if self.data.text_buckets:
+            self._check_buckets()
+
+    def _check_buckets(self) -> None:
+        buckets, text = self.data.text_buckets, self.model.text
+        if buckets[-1] != text.context_length:
+            raise ValueError(
+                f"data.text_buckets={buckets} must end with model.text.context_length="
+                f"{text.context_length}"
+            )
+        if not text.causal or text.pool != "eot":
+            raise ValueError(
+                "data.text_buckets needs model.text.causal=True and model.text.pool='eot', not "
+                f"{text.causal} and {text.pool!r}: there padding is seen, so its length would "
+                "change the embeddings"
+            )
 
     def _check_naflex(self) -> None:
         if self.model.image.kind != "vit":

@@ -85,32 +85,46 @@ def _convnet_flops(config: ConvNetConfig, embed_dim: int) -> int:
     return flops + 2 * config.widths[-1] * embed_dim
 
 
-def text_forward_flops(config: TextConfig, embed_dim: int) -> int:
-    """Returns the FLOPs of one text through its tower."""
+def text_forward_flops(config: TextConfig, embed_dim: int, num_tokens: int | None = None) -> int:
+    """Returns the FLOPs of one text through its tower.
+
+    Args:
+        config: of the tower.
+        embed_dim: of the shared space.
+        num_tokens: of the text, padding included; the context length by default.
+    """
     return 2 * config.width * embed_dim + encoder_forward_flops(
-        num_tokens=config.context_length,
+        num_tokens=num_tokens or config.context_length,
         width=config.width,
         depth=config.depth,
         mlp_dim=config.mlp_dim,
     )
 
 
-def pair_forward_flops(config: DualEncoderConfig, num_patches: int | None = None) -> int:
+def pair_forward_flops(
+    config: DualEncoderConfig, num_patches: int | None = None, num_tokens: int | None = None
+) -> int:
     """Returns the FLOPs of one pair through both towers; the loss is left out.
 
     Args:
         config: of the model.
         num_patches: as in `image_forward_flops`.
+        num_tokens: as in `text_forward_flops`.
     """
     return image_forward_flops(config.image, config.embed_dim, num_patches) + text_forward_flops(
-        config.text, config.embed_dim
+        config.text, config.embed_dim, num_tokens
     )
 
 
-def trained_pair_forward_flops(config: TrainConfig) -> int:
-    """Returns the FLOPs of one pair as a run sees it; padding counts."""
+def trained_pair_forward_flops(config: TrainConfig, num_tokens: int | None = None) -> int:
+    """Returns the FLOPs of one pair as a run sees it; padding counts.
+
+    Args:
+        config: of the run.
+        num_tokens: of a text in a batch of `data.text_buckets`; the context length by default.
+    """
     most = config.data.max_patches if config.data.image_mode == "naflex" else None
-    return pair_forward_flops(config.model, most)
+    return pair_forward_flops(config.model, most, num_tokens)
 
 
 def peak_flops(device_kind: str) -> float | None:

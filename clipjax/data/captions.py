@@ -1,5 +1,6 @@
 """Which caption a sample sees: one place, or several with probabilities."""
 
+import contextlib
 import functools
 import json
 from collections.abc import Mapping, Sequence
@@ -59,6 +60,30 @@ def choose_caption(
             problem = problem or error
     assert problem is not None
     raise problem
+
+
+def every_caption(member: Mapping[str, bytes], caption: str) -> list[str]:
+    """Returns all captions that `choose_caption` may give for a sample; none if it cannot be used.
+
+    >>> every_caption({"txt": b"a", "json": b'{"c": ["b", "", "d"]}'}, "txt:3 json.c")
+    ['a', 'b', 'd']
+    """
+    found = []
+    for place, _ in caption_places(caption):
+        count = _num_at(member, place)
+        for number in range(count):
+            with contextlib.suppress(BadSampleError):
+                found.append(_caption_at(member, place, (number + 0.5) / count))
+    return found
+
+
+def _num_at(member: Mapping[str, bytes], where: str) -> int:
+    kind, _, field = where.partition(".")
+    try:
+        found = json.loads(member["json"])[field] if kind == "json" else ""
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        return 0
+    return len(found) if isinstance(found, list) else 1
 
 
 def _caption_at(member: Mapping[str, bytes], where: str, draw: float) -> str:

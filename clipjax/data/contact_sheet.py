@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 _MARGIN, _LINES, _LEAST = 6, 3, 120
+_MOST_CHARACTERS = 2000  # more would not fit, and measuring takes the square of their number
 
 
 def contact_sheet(pictures: Sequence[np.ndarray | None], texts: Sequence[str]) -> Image.Image:
@@ -41,7 +42,7 @@ def _wrapped(
     text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
 ) -> list[str]:
     lines, line = [], ""
-    for character in " ".join(text.split()):
+    for character in " ".join(text[:_MOST_CHARACTERS].split()):
         if font.getlength(line + character) > width:
             lines.append(line)
             line = ""

@@ -34,6 +34,7 @@ from clipjax.data.manifest import FILE, INDEXES, Manifest, make_manifest
 from clipjax.data.ordered_map import ordered_map
 from clipjax.data.storage import Storage, is_remote, shown
 from clipjax.data.tar_index import open_index, opened
+from clipjax.data.writers import make_folder
 
 _SHOWN_DAMAGED = 20
 
@@ -302,7 +303,7 @@ def write_manifest(
             is left.
     """
     check_out(out)
-    Path(out).mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     index_dir = os.path.join(out, INDEXES) if any(map(is_remote, urls)) else None
     with Pool(urls, needs, curation, out) as pool:
         pool.survey(storage=storage, index_dir=index_dir, checksums=checksums, threads=threads)

@@ -1,7 +1,7 @@
 """Images at their own aspect ratio, cut into at most so many patches: NaFlex, for training.
 
-Source: Tschannen et al. 2025, "SigLIP 2", section 2.4.2, https://arxiv.org/abs/2502.14786; patches
-    of images of several shapes in one batch: Dehghani et al. 2023, "Patch n' Pack",
+Source: Tschannen et al. 2025, "SigLIP 2", section on NaFlex, https://arxiv.org/abs/2502.14786;
+    patches of images of several shapes in one batch: Dehghani et al. 2023, "Patch n' Pack",
     https://arxiv.org/abs/2307.06304.
 """
 
@@ -29,7 +29,7 @@ def patch_grid(width: int, height: int, max_patches: int) -> tuple[int, int]:
         height: of the image in pixels.
         max_patches: at least 1.
 
-    Source: Tschannen et al. 2025, section 2.4.2 (least distortion under a budget of patches).
+    Source: Tschannen et al. 2025, section on NaFlex (least distortion under a budget of patches).
 
     >>> patch_grid(224, 224, 256), patch_grid(640, 480, 256), patch_grid(1, 9999, 256)
     ((16, 16), (14, 18), (256, 1))

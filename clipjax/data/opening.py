@@ -41,6 +41,11 @@ class Sources:
         source, own = self._locate(index)
         return source[own]
 
+    def texts(self, index: int) -> Mapping[str, bytes]:
+        """Returns the files of a sample; without the image where that saves reading it."""
+        source, own = self._locate(index)
+        return source.texts(own) if isinstance(source, TarShards) else source[own]
+
     def key(self, index: int) -> str:
         """Returns "where: key" of a sample, for messages."""
         source, own = self._locate(index)
@@ -175,24 +180,58 @@ def window_of(data: DataConfig, source: Source) -> int:
     return data.window_shards
 
 
+def forecast(order: Order, sources: Sources, num_steps: int) -> list[str]:
+    """Returns one line a source: its samples, its share of a run, how often the run sees them.
+
+    Args:
+        order: of the run.
+        sources: which the order is of.
+        num_steps: of the run.
+    """
+    total, width = sum(order.weights), max(map(len, sources.parts))
+    lines = []
+    for (name, source), weight, stream, epochs in zip(
+        sources.parts.items(), order.weights, order.streams, order.epochs(num_steps), strict=True
+    ):
+        times = f"{epochs:,.2f} epochs in {num_steps:,} steps"
+        if isinstance(stream, WithReplacement):
+            times = f"each drawn {epochs:,.2f} times on average in {num_steps:,} steps"
+        share = f"{100 * weight / total:.1f} % of a batch, " if name else ""
+        lines.append(f"{name:{width}}  {len(source):,} samples, {share}{times}".strip())
+    return lines
+
+
 def order_record(data: DataConfig, order: Order, sources: Sources) -> dict[str, object]:
     """Returns what besides the manifest decides the order; {} for one source, fully shuffled."""
     windows = [window_of(data, source) for source in sources.parts.values()]
+    buckets: dict[str, object] = {}
+    if data.text_buckets:
+        buckets = {"text_buckets": list(data.text_buckets), "bucket_group": data.bucket_group}
     if not any(windows) and not data.mixture:
-        return {}
+        return buckets
     parts = [
         {"name": name, "weight": weight, "window_shards": window, "stream": type(stream).__name__}
         for name, weight, window, stream in zip(
             sources.parts, order.weights, windows, order.streams, strict=True
         )
     ]
-    return {"lanes": order.lanes, "sources": parts}
+    return {"lanes": order.lanes, "sources": parts, **buckets}
 
 
 def _lanes(data: DataConfig, sources: Sources, windows: Sequence[int]) -> int:
     if not any(windows):
         return 1
     if data.lanes:
+        fewest = min(
+            len(source)
+            for source, window in zip(sources.parts.values(), windows, strict=True)
+            if window
+        )
+        if data.lanes > fewest:
+            raise UsageError(
+                f"data.lanes={data.lanes}: a windowed source has {fewest:,} samples, and each lane "
+                "needs one. Set fewer lanes."
+            )
         return data.lanes
     smallest = min(
         len(source.shard_counts) // window

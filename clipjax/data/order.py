@@ -83,6 +83,14 @@ class Order:
                 step, row = divmod(place, self._rows)
                 yield step * self.global_batch_size + lane * self._rows + row
 
+    def step_of(self, sample: int) -> int:
+        """Returns the step that shows a sample, counted from 0."""
+        return sample // self.global_batch_size
+
+    def row_of(self, sample: int) -> int:
+        """Returns the row of its batch in which a sample is."""
+        return int(np.flatnonzero(self.samples(self.step_of(sample)) == sample)[0])
+
     def replacement(self, sample: int, attempt: int) -> int:
         """Returns the example that stands in for a sample that could not be used."""
         draw = uniforms(self.seed, sample, _REPLACEMENTS, attempt + 1)[attempt]

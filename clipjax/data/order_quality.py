@@ -12,7 +12,7 @@ def order_quality(order: Order) -> dict[str, float]:
 
     Of the first source: Spearman's rank correlation of the places of its examples in its first
     epoch and in its second; and the median distance in the data of two neighbours of the order,
-    over the number of examples (a third of it times ln 2 or so if they are independent).
+    over the number of examples (1 - sqrt(1/2) if they are independent). 0 of a single example.
 
     Args:
         order: of a run.
@@ -25,11 +25,20 @@ def order_quality(order: Order) -> dict[str, float]:
     out = {}
     for name, one in (("", order), ("_of_full_shuffle", full)):
         first, second = (_places(one, epoch, count) for epoch in (0, 1))
-        out[f"rank_correlation{name}"] = float(np.corrcoef(first, second)[0, 1])
+        out[f"rank_correlation{name}"] = _correlation(first, second)
+        if stream.num_examples == 1:
+            out[f"neighbour_distance{name}"] = 0.0
+            continue
         neighbours = one.streams[0].examples(*_sequence(one, 0, count))
         distance = np.median(np.abs(np.diff(neighbours)))
         out[f"neighbour_distance{name}"] = float(distance / stream.num_examples)
     return out
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    first, second = first - first.mean(), second - second.mean()
+    scale = np.sqrt((first @ first) * (second @ second))
+    return float(first @ second / scale) if scale else 0.0
 
 
 def _sequence(order: Order, epoch: int, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Mapping
 
+import google_crc32c
 import numpy as np
 from jaxtyping import UInt8
 
@@ -71,6 +72,15 @@ class BadSamples:
     def total(self) -> int:
         """Samples that could not be used so far."""
         return sum(self.by_reason.values())
+
+
+def image_hash(data: bytes) -> np.int32:
+    """Returns a hash of an image file, for telling copies within one batch.
+
+    >>> image_hash(b"123456789") == np.uint32(0xE3069283).view(np.int32)
+    np.True_
+    """
+    return np.uint32(google_crc32c.value(data)).view(np.int32)
 
 
 class TrainingPairs:
@@ -147,15 +157,9 @@ class TrainingPairs:
         """Returns where an example lies, without opening anything."""
         return self._source.place(example)
 
-    @property
-    def global_batch_size(self) -> int:
-        """Rows of a batch."""
-        return self._order.global_batch_size
-
     def _caption(self, example: int, member: Mapping[str, bytes], draws: list[float]) -> str:
         if self._config.shuffled_captions:
-            place = np.array([example])
-            member = self._source[int(permute(place, len(self._source), _SHUFFLE_KEY, 0)[0])]
+            member = self._source[int(caption_owners(np.array([example]), len(self._source))[0])]
         return choose_caption(member, self._config.caption, draws)
 
     def _fill(
@@ -175,6 +179,8 @@ class TrainingPairs:
                 caption = self._caption(example, member, captions)
                 self._images(member["image"], crops, row, clock.lap)
                 row["tokens"][...] = self._tokenizer(caption)
+                if self._config.equal_images:
+                    row["image_hashes"][...] = image_hash(member["image"])
                 clock.lap("tokenize")
             except BadSampleError as error:
                 self.bad_samples.bad(self._source.key(example), error)
@@ -186,3 +192,8 @@ class TrainingPairs:
             f"{self._source.key(example)}: {_MOST_ATTEMPTS} samples in a row could not be used. "
             "Check the shards with `clipjax data check`."
         )
+
+
+def caption_owners(examples: np.ndarray, num_examples: int) -> np.ndarray:
+    """Returns whose caption each example shows with `data.shuffled_captions`."""
+    return permute(examples, num_examples, _SHUFFLE_KEY, 0)

@@ -127,9 +127,7 @@ def open_index(
         try:
             stat = os.stat(path)
         except OSError as error:
-            raise UserError(
-                f"{path}: {error.strerror}. Check data.root and data.shards."
-            ) from error
+            raise UserError(f"{path}: {error.strerror}. Check the name and its folder.") from error
         size, version = stat.st_size, str(stat.st_mtime_ns)
     places = _places(path, index_dir)
     for place in places:
@@ -272,7 +270,7 @@ def _other_format(start: bytes) -> str:
 def _unreadable(path: str, why: str) -> UserError:
     return UserError(
         f"{path}: cannot be read as a tar shard ({why}). Expected an uncompressed WebDataset "
-        ".tar; make it again or take it out of data.shards."
+        ".tar; make it again or leave it out."
     )
 
 

@@ -173,7 +173,8 @@ def row_spec(data: DataConfig, image: ImageConfig, context_length: int) -> RowSp
         UsageError: if the tower cannot read images of this mode.
     """
     images = MODES[data.image_mode](data, image)
-    return {**images.row_spec, "tokens": ((context_length,), np.dtype(np.int32))}
+    hashes: RowSpec = {"image_hashes": ((), np.dtype(np.int32))} if data.equal_images else {}
+    return {**images.row_spec, **hashes, "tokens": ((context_length,), np.dtype(np.int32))}
 
 
 def _square(side: int) -> RowSpec:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -99,7 +100,7 @@ def write_members(
     if not 1 <= shard_size <= MOST_PER_SHARD:
         raise ValueError(f"shard_size={shard_size}: wanted 1 to {MOST_PER_SHARD:,}")
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     if found := sorted(directory.glob("*.tar")):
         raise UserError(
             f"{directory}: holds {len(found)} shards already ({found[0].name}, ...), wanted a "
@@ -120,6 +121,25 @@ def write_members(
             for left in directory.glob(f"*{ending}{_PARTIAL}"):
                 left.unlink()
     return count
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Makes a folder unless it is there, and sees to it that files can be written into it.
+
+    Raises:
+        UserError: if that cannot be.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{os.fspath(path)}: cannot be made or written ({error.strerror}). Choose another "
+            "folder with --out."
+        ) from error
 
 
 class DatasetFolder:
@@ -184,7 +204,7 @@ class DatasetFolder:
                 f"{self.path}: holds {', '.join(found)} but neither {DONE} nor {marker.name}, so "
                 "this command did not write it. Choose another folder with --out."
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         marker.write_text(json.dumps(self._made_by) + "\n", encoding="utf-8")
         for name in found:
             path = self.path / name

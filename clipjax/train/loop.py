@@ -60,8 +60,7 @@ class Meter:
         waited: Callable[[], float],
         stages: Callable[[], Mapping[str, float]] = dict,
     ):
-        self._batch = config.data.global_batch_size
-        self._flops = TRAIN_OVER_FORWARD * trained_pair_forward_flops(config) * self._batch
+        self._config, self._batch = config, config.data.global_batch_size
         self._peak = peak_flops * jax.device_count()
         self._waited, self._stages = waited, stages
         self.stage_shares: dict[str, float] = {}
@@ -72,12 +71,19 @@ class Meter:
         """Forgets what was: the time of an evaluation or a compilation is not that of steps."""
         self._step, self._time, self._wait = step, time.perf_counter(), self._waited()
         self._stage_seconds = dict(self._stages())
+        self._flops = 0
+
+    def count(self, num_tokens: int) -> None:
+        """Counts the arithmetic of a step whose texts have so many tokens, padding included."""
+        pair = trained_pair_forward_flops(self._config, num_tokens)
+        self._flops += TRAIN_OVER_FORWARD * pair * self._batch
 
     def read(self, step: int) -> dict[str, float]:
         """Returns the rates since the last reading and restarts."""
         seconds = max(time.perf_counter() - self._time, 1e-9)
         steps = max(step - self._step, 1)
         waited = self._waited() - self._wait
+        flops = self._flops
         self.step_seconds.append(seconds / steps)
         self.stage_shares = shares(self._stage_seconds, self._stages())
         self.restart(step)
@@ -86,7 +92,7 @@ class Meter:
             "time/step_seconds": seconds / steps,
             "time/samples_per_second": steps * self._batch / seconds,
             "time/input_wait_share": min(1.0, waited / seconds),
-            "time/mfu": steps * self._flops / seconds / self._peak,
+            "time/mfu": flops / seconds / self._peak,
         }
 
     def step_limit(self, least_seconds: float) -> float:
@@ -143,16 +149,21 @@ class Loop:
         preemption = Preemption()
         self._first_step = first_step
         in_flight: list[Any] = []
+        compiled: set[Any] = set()
         limits = config.watchdog
         try:
             for step in range(first_step + 1, last + 1):
-                first = step == first_step + 1
                 limit = self._meter.step_limit(limits.step_seconds)
-                limit = limits.compile_seconds if first else limit
+                limit = limits.compile_seconds if step == first_step + 1 else limit
                 self._lifeline.phase("input", limit, step)
                 batch = next(self._batches)
+                shapes = tuple(leaf.shape for leaf in jax.tree.leaves(batch))
+                first = shapes not in compiled  # each shape of a batch is compiled once
+                compiled.add(shapes)
+                limit = limits.compile_seconds if first else limit
                 self._lifeline.phase("step", limit, step)
                 state, metrics = self._step_fn(state, batch)
+                self._meter.count(batch["tokens"].shape[1])
                 in_flight.append(metrics["train/loss"])
                 if len(in_flight) > _STEPS_IN_FLIGHT:
                     jax.block_until_ready(in_flight.pop(0))

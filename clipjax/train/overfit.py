@@ -140,4 +140,6 @@ def _small(config: TrainConfig, num_steps: int) -> TrainConfig:
 
 
 def _replace_data(data: DataConfig) -> DataConfig:
-    return dataclasses.replace(data, global_batch_size=NUM_PAIRS, crop_scale=(1.0, 1.0))
+    return dataclasses.replace(
+        data, global_batch_size=NUM_PAIRS, crop_scale=(1.0, 1.0), text_buckets=()
+    )

@@ -1,6 +1,7 @@
 """The parts of a run, each made from its own section of the config."""
 
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Mapping
@@ -16,10 +17,12 @@ from clipjax.config import TrainConfig, UserError, from_config_dict, to_json_dic
 from clipjax.core.checkpoint import CheckpointReader
 from clipjax.core.distributed import broadcast_bytes, broadcast_int
 from clipjax.core.mesh import batch_sharding, check_batch_size, local_rows, put_rows
+from clipjax.data.buckets import BucketedOrder, bucketed, cut_tokens
+from clipjax.data.caption_lengths import caption_lengths, check_local
 from clipjax.data.captions import caption_members
 from clipjax.data.opening import Sources, make_order, open_sources, order_record
 from clipjax.data.order import Order
-from clipjax.data.pairs import TrainingPairs
+from clipjax.data.pairs import TrainingPairs, caption_owners
 from clipjax.data.pipeline import Batches, DeviceBatches
 from clipjax.data.sources.tar_shards import TarShards
 from clipjax.data.tokenizers import Tokenizer, make_tokenizer, tokenizer_from_json
@@ -81,8 +84,23 @@ def open_data(config: TrainConfig, source: Sources, saved_tokenizer: bytes | Non
     if saved_tokenizer is None and jax.process_index() == 0:
         saved_tokenizer = json.dumps(_new_tokenizer(config, source, order).to_json()).encode()
     tokenizer = tokenizer_from_json(json.loads(broadcast_bytes(saved_tokenizer)))
+    if config.data.text_buckets:
+        order = _bucketed(config, source, order, tokenizer)
     pairs = TrainingPairs(source, order, tokenizer, config.data, image=config.model.image)
     return TrainingData(source, order, tokenizer, pairs)
+
+
+def _bucketed(
+    config: TrainConfig, source: Sources, order: Order, tokenizer: Tokenizer
+) -> BucketedOrder:
+    check_local(source)
+    measured = None
+    if jax.process_index() == 0:
+        measured = caption_lengths(source, tokenizer, config.data).tobytes()
+    lengths = np.frombuffer(broadcast_bytes(measured), np.uint16)
+    if config.data.shuffled_captions:
+        lengths = lengths[caption_owners(np.arange(len(source)), len(source))]
+    return bucketed(order, lengths, config.data.text_buckets, config.data.bucket_group)
 
 
 def _new_tokenizer(config: TrainConfig, source: Sources, order: Order) -> Tokenizer:
@@ -130,7 +148,13 @@ def device_batches(
         threads=config.data.threads,
     )
 
+    steps, end_id = itertools.count(first_step), config.model.text.vocab_size - 1
+
     def put(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        step = next(steps)
+        if isinstance(data.order, BucketedOrder):
+            tokens = cut_tokens(batch["tokens"], data.order.bucket(step), end_id)
+            batch = {**batch, "tokens": tokens}
         return {name: put_rows(array, rows, size, mesh) for name, array in batch.items()}
 
     return DeviceBatches(batches, put)

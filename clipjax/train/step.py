@@ -45,6 +45,11 @@ def make_train_step(
             images = batch["images"]
         return augment(images, jax.random.fold_in(augment_key, step), config.augment)
 
+    def groups_of(batch: Batch) -> Int32[Array, " batch"] | None:
+        if config.loss.equal_captions:
+            return caption_groups(batch["tokens"])
+        return batch.get("image_hashes")
+
     def loss_fn(params: Mapping[str, Array], step: Array, batch: Batch) -> Float[Array, ""]:
         model = with_params(config.model, params)
         return loss(
@@ -52,7 +57,7 @@ def make_train_step(
             model.encode_text(batch["tokens"]),
             jnp.exp(params["log_logit_scale"]),
             params.get("logit_bias"),
-            caption_groups(batch["tokens"]) if config.loss.equal_captions else None,
+            groups_of(batch),
         )
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

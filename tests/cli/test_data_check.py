@@ -74,7 +74,7 @@ def test_a_shard_named_twice_is_checked_once(shards, command):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--caption=png", "--caption=png: must be 'txt' or 'json.FIELD'"),
+        ("--caption=png", "--caption='png' must be 'txt', 'json.FIELD'"),
         ("--threads=-1", "--threads=-1: must not be negative"),
         ("--max-image-pixels=0", "--max-image-pixels=0: must be positive"),
         ("--decod", "no flag --decod. Did you mean '--decode'"),

@@ -6,7 +6,6 @@ import pytest
 from PIL import Image
 
 from clipjax.cli import data_reshard
-from clipjax.cli.data_reshard import shard_paths
 from clipjax.cli.parser import Parser
 from clipjax.config.errors import UsageError, UserError
 from clipjax.data.sources.tar_shards import TarShards
@@ -69,19 +68,6 @@ def test_other_members_may_be_kept(folder):
     assert read(folder / "out", ("cls", "txt"))[2]["cls"] == b"1"
     with pytest.raises(UserError, match="no complete sample"):
         run(folder / "0.tar", "--out", folder / "other", "--keep", "npy")
-
-
-def test_arguments_name_shards(folder):
-    every = [str(folder / f"{i}.tar") for i in range(3)]
-    assert shard_paths([f"{folder}/{{0..2}}.tar"]) == every
-    assert shard_paths([every[2], f"{folder}/[01].tar", every[0]]) == [every[2], *every[:2]]
-    spaced = folder / "a [b] c.tar"
-    spaced.touch()
-    assert shard_paths([str(spaced)]) == [str(spaced)]
-    with pytest.raises(UserError, match=r"SHARDS 'none\*.tar': matches no file \(seen from"):
-        shard_paths(["none*.tar"])
-    with pytest.raises(UserError, match=r"^SHARDS 'pipe:x'"):
-        shard_paths(["pipe:x"])
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_shards_without_json(tmp_path, make_tar, folder):
 def test_what_cannot_be_is_refused(folder):
     with pytest.raises(UsageError, match="--samples 0: wanted 1 or more"):
         run(f"{folder}/in/*.tar", "--samples", 0)
-    with pytest.raises(UserError, match="there is no such folder"):
+    with pytest.raises(UserError, match="there is no folder"):
         run(f"{folder}/in/*.tar", "--out", folder / "none" / "a.png")
     with pytest.raises(UserError, match="matches no file"):
         run(f"{folder}/none/*.tar")

@@ -256,3 +256,15 @@ def test_shuffled_captions_reach_the_batch(good_shards):
         np.testing.assert_array_equal(one["images"], other["images"])
         differing += text_of(one) != text_of(other)
     assert differing >= 55
+
+
+def test_equal_image_files_get_equal_hashes_and_others_do_not(make_tar, tmp_path):
+    samples = {f"{i:04d}": {**sample(i), "png": picture(i % 5)} for i in range(20)}
+    pairs = make_pairs([str(make_tar(tmp_path / "x.tar", samples))], equal_images=True)
+    rows = [fill(pairs, number) for number in range(20)]
+    groups = {}
+    for row in rows:
+        number = int(text_of(row).split()[1])
+        groups.setdefault(int(row["image_hashes"]), set()).add(number % 5)
+    assert len(groups) == 5
+    assert all(len(pictures) == 1 for pictures in groups.values())

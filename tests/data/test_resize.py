@@ -1,8 +1,9 @@
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from clipjax.data.resize import resize_exact, resize_fast
+from clipjax.data.resize import resize_bicubic, resize_exact, resize_fast
 
 
 def pixels(height=20, width=30, seed=0):
@@ -64,3 +65,17 @@ def test_resize_fast_at_equal_size_copies_the_box():
     out = np.zeros((16, 16, 3), np.uint8)
     resize_fast(image, (5, 3, 21, 19), out)
     np.testing.assert_array_equal(out, image[3:19, 5:21])
+
+
+@pytest.mark.parametrize("size", [(64, 224), (224, 64), (100, 300), (300, 300)])
+def test_a_side_that_shrinks_by_much_is_not_left_to_linear_interpolation(size):
+    """Nearer to Pillow's filter than linear interpolation, whatever the other side does."""
+    height, width = size
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = cv2.GaussianBlur(noise, (0, 0), 1.0)
+    out, linear, exact = (np.zeros((64, 64, 3), np.uint8) for _ in range(3))
+    resize_fast(image, (0, 0, width, height), out)
+    resize_bicubic(image, (0, 0, width, height), exact)
+    cv2.resize(image, (64, 64), dst=linear, interpolation=cv2.INTER_LINEAR)
+    error, linear_error = (np.square(x.astype(float) - exact).mean() for x in (out, linear))
+    assert error < 0.7 * linear_error

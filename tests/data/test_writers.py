@@ -11,7 +11,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from clipjax.config.errors import UserError
 from clipjax.data.decode import BadSampleError
-from clipjax.data.writers import DatasetFolder, Sample, write_members, write_shards
+from clipjax.data.writers import DatasetFolder, Sample, make_folder, write_members, write_shards
 
 
 def samples(count, *, fail_at=None):
@@ -207,3 +207,14 @@ def test_a_lone_surrogate_does_not_end_the_writing(tmp_path):
     write_members(tmp_path, [{"jpg": b"a", "json": {"text": "\ud800"}}])
     by_name = {member.name: data for member, data in members(tmp_path / "00000.tar")}
     assert json.loads(by_name["000000000.json"])["text"] == "?"
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    for path in (tmp_path / "file", tmp_path / "file" / "below", "/proc/none"):
+        with pytest.raises(UserError, match="cannot be made or written") as caught:
+            make_folder(path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert "\n" not in str(caught.value)

@@ -69,6 +69,27 @@ def test_losses_and_scores_of_four_processes_equal_those_of_one(
     assert_same_run(losses_of, tmp_path / "run", one_process)
 
 
+_SHAPES = [
+    "--config.data.image_mode=naflex",
+    "--config.data.max_patches=6",
+    "--config.data.text_buckets=(9, 16)",
+    "--config.data.bucket_group=5",
+]
+
+
+def test_patches_and_bucketed_texts_are_the_same_in_two_processes(
+    launch, losses_of, clipjax_command, config_file, tmp_path
+):
+    one, two = tmp_path / "one", tmp_path / "two"
+    done = clipjax_command(
+        "train", f"--config={config_file}", f"--workdir={one}", *_STEPS, *_SHAPES, devices=4
+    )
+    assert done.returncode == 0, done.stderr
+    run = launch(two, *_STEPS, *_SHAPES, num_processes=2)
+    assert run.wait() == [0, 0], run.text(0)
+    assert_same_run(losses_of, two, one)
+
+
 def assert_same_run(losses_of, workdir, expected_workdir):
     ours, expected = losses_of(workdir), losses_of(expected_workdir)
     assert list(ours) == list(expected) == list(range(1, 13))

@@ -13,6 +13,7 @@ import numpy as np
 
 from clipjax.config import RemoteConfig
 from clipjax.config.errors import UserError
+from clipjax.core.progress import Progress
 from clipjax.data.decode import BadSampleError
 from clipjax.data.manifest import Manifest
 from clipjax.data.sources.tar_table import IMAGE_SUFFIXES, ShardTable, complete_rows
@@ -107,11 +108,16 @@ class TarShards:
             ShardChangedError: if the shard has changed since it was indexed.
             BadSampleError: if the bytes of this sample are not those that were indexed.
         """
+        return self._files(index, self._members)
+
+    def texts(self, index: int) -> Mapping[str, bytes]:
+        """Returns the files of a sample without the image."""
+        return self._files(index, self._members[:-1])
+
+    def _files(self, index: int, members: Sequence[str]) -> Mapping[str, bytes]:
         shard, row = self._locate(index)
         table = self._table(shard)
-        return {
-            kind: self._read(shard, table, row, column) for column, kind in enumerate(self._members)
-        }
+        return {kind: self._read(shard, table, row, column) for column, kind in enumerate(members)}
 
     def __iter__(self):
         return (self[index] for index in range(len(self)))
@@ -132,17 +138,18 @@ class TarShards:
         return f"{self.shard_url(shard)}: sample {row:,}"
 
     def find(self, key: str) -> list[int]:
-        """Returns the samples with a key; with "shard: key" only that shard is opened."""
+        """Returns the samples with a key; with "shard: key" only that shard is opened.
+
+        Of the path of the shard its last parts are enough.
+        """
         where, colon, name = key.rpartition(": ")
         urls = map(self.shard_url, range(len(self._manifest)))
-        shards = [shard for shard, url in enumerate(urls) if colon and url == where]
-        found = []
-        for shard in shards or range(len(self._manifest)):
-            wanted = name if shards else key
-            first = int(self._ends[shard] - self.shard_counts[shard])
-            named = [row for row, own in enumerate(self._index(shard).keys) if own == wanted]
-            own = np.flatnonzero(np.isin(self._table(shard).rows, named))
-            found += (first + own).tolist()
+        shards = [shard for shard, url in enumerate(urls) if colon and _names(where, url)]
+        found, many = [], shards or range(len(self._manifest))
+        with Progress("looking for the key", len(many), "shards", quiet_seconds=2.0) as progress:
+            for shard in many:
+                found += self._find(shard, name if shards else key)
+                progress.advance()
         return found
 
     def digest(self) -> str:
@@ -172,9 +179,20 @@ class TarShards:
         """Closes the files; reading opens them again."""
         self._storage.close()
 
+    def _find(self, shard: int, key: str) -> list[int]:
+        first = int(self._ends[shard] - self.shard_counts[shard])
+        named = [row for row, own in enumerate(self._index(shard).keys) if own == key]
+        return (first + np.flatnonzero(np.isin(self._table(shard).rows, named))).tolist()
+
     def _open_all(self) -> np.ndarray:
-        with ThreadPoolExecutor(8) as pool:
-            indexes = list(pool.map(self._open_index, range(len(self._manifest))))
+        shards, indexes = range(len(self._manifest)), []
+        with (
+            Progress("opening", len(shards), "shards", quiet_seconds=2.0) as progress,
+            ThreadPoolExecutor(8) as pool,
+        ):
+            for index in pool.map(self._open_index, shards):
+                indexes.append(index)
+                progress.advance()
         parts, counts = [], []
         for shard, index in enumerate(indexes):
             table = ShardTable.of_index(index, self._members)
@@ -264,6 +282,10 @@ class TarShards:
             f"{self._manifest.url(shard)}: changed since it was indexed ({what}). Bring the shard "
             "back or start again: the run goes on from its last checkpoint with a new index."
         )
+
+
+def _names(where: str, url: str) -> bool:
+    return url == where or url.endswith("/" + where.removeprefix("./"))
 
 
 __all__ = ["IMAGE_SUFFIXES", "ShardChangedError", "TarShards", "complete_rows", "expand_shards"]

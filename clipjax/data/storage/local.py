@@ -72,7 +72,7 @@ class LocalStorage:
         except (OSError, ValueError) as error:
             raise _unreadable(url, error) from error
         if stat_lib.S_ISDIR(found.st_mode):
-            raise StorageError(f"{url}: is a folder, wanted a file. Check data.shards.")
+            raise StorageError(f"{url}: is a folder, wanted a file.")
         stat = _file_stat(found)
         with self._lock:
             self._stats[url] = stat
@@ -152,7 +152,7 @@ def _file_stat(found: os.stat_result) -> FileStat:
 
 def _unreadable(path: str, error: Exception) -> StorageError:
     reason = (isinstance(error, OSError) and error.strerror) or str(error)
-    return StorageError(f"{path}: {reason}. Check data.root and data.shards.")
+    return StorageError(f"{path}: {reason}. Check the name and its folder.")
 
 
 def _changed(path: str, what: str) -> ChangedError:

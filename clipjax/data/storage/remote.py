@@ -85,7 +85,7 @@ def failed_with(url: str, status: int) -> Exception:
         401: "Give credentials in the environment, or set data.remote.anonymous for public files.",
         403: "The credentials lack the right to read it or have expired; public buckets need "
         "data.remote.anonymous.",
-        404: "Check the URL, and data.root and data.shards.",
+        404: "Check the URL.",
         410: "The file has been taken away.",
     }.get(status, "Expected the content of a file: check the URL and data.remote.endpoint.")
     return StorageError(f"{shown(url)}: the server answered {status}. {advice}")

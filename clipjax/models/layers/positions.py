@@ -40,7 +40,7 @@ def resampled(
         positions: row and column of each patch.
         grids: rows and columns of each image.
 
-    Source: Tschannen et al. 2025, "SigLIP 2", section 2.4.2, https://arxiv.org/abs/2502.14786.
+    Source: Tschannen et al. 2025, "SigLIP 2", section on NaFlex, https://arxiv.org/abs/2502.14786.
     """
     side = round(table.shape[0] ** 0.5)
     rows = _bilinear(positions[..., 0], grids[:, 0], side)
