@@ -77,6 +77,11 @@ class Sources:
         digests = [source.digest() for source in self._sources]
         return digests[0] if len(digests) == 1 else " ".join(digests)
 
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether `prefetch` does anything."""
+        return any(isinstance(one, TarShards) and one.reads_ahead for one in self._sources)
+
     def prefetch(self, pieces: Sequence[tuple[int, Piece]]) -> None:
         """Begins to fetch all that is read soon: parts of shards, with the number of the source."""
         for number, source in enumerate(self._sources):

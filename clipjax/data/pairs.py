@@ -118,7 +118,8 @@ class TrainingPairs:
 
         All random numbers are drawn here, for all samples at once.
         """
-        self._source.prefetch(self._order.upcoming(samples))
+        if self._source.reads_ahead:
+            self._source.prefetch(self._order.upcoming(samples))
         examples = self._order.examples(samples)
         crops = uniforms(self._order.seed, samples, _CROPS, 40)
         captions = uniforms(self._order.seed, samples, _CAPTIONS, 2)

@@ -156,6 +156,11 @@ class TarShards:
         """Returns the hash of the manifest: which samples there are, in which order."""
         return hashlib.sha256("\n".join([self._digest, *self._members[:-1]]).encode()).hexdigest()
 
+    @functools.cached_property
+    def reads_ahead(self) -> bool:
+        """Whether any of the shards is remote, so that `prefetch` is of use."""
+        return b"://" in self._manifest.names.tobytes()
+
     def prefetch(self, pieces: Collection[Piece]) -> None:
         """Begins to fetch parts of shards that are remote; returns at once.
 
