@@ -93,7 +93,7 @@ def test_patches_and_bucketed_texts_are_the_same_in_two_processes(
 
 
 _ELASTIC = [
-    "--config.num_steps=36",
+    "--config.num_steps=60",
     "--config.log.every_steps=1",
     "--config.checkpoint.every_steps=5",
 ]
@@ -131,7 +131,7 @@ def test_a_run_killed_with_four_processes_goes_on_with_two_and_ends_with_one(
 
     two = launch(run, *flags, num_processes=2)
     two.wait_for(0, "resumed at step")
-    two.wait_for(0, "step 18/")
+    two.wait_for(0, "step 24/")
     two.signal(1, signal.SIGTERM)
     assert two.wait(60) == [75, 75], two.text(0)
 
@@ -139,7 +139,7 @@ def test_a_run_killed_with_four_processes_goes_on_with_two_and_ends_with_one(
     assert last.wait(120) == [0], last.text(0)
     assert "resumed at step" in last.text(0)
     ours, expected = losses_of(run), losses_of(one)
-    assert list(ours) == list(expected) == list(range(1, 37))
+    assert list(ours) == list(expected) == list(range(1, 61))
     np.testing.assert_allclose(list(ours.values()), list(expected.values()), rtol=1e-5)
 
 
