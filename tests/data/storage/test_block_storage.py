@@ -170,6 +170,17 @@ def test_a_flipped_bit_passes_here_and_goes_when_the_file_is_forgotten(server, o
     assert opened().read(url, BLOCK, 100) == content[BLOCK : BLOCK + 100]
 
 
+def test_of_a_forgotten_range_only_its_blocks_are_fetched_again(server, opened, content):
+    url = server.add("0.tar", content)
+    storage = opened()
+    assert storage.read(url, 0, len(content)) == content
+    before = len(server.data_requests())
+    storage.forget(url, BLOCK + 5, BLOCK)
+    assert storage.read(url, 0, len(content)) == content
+    again = server.data_requests()[before:]
+    assert [(request.start, request.end) for request in again] == [(BLOCK, 3 * BLOCK)]
+
+
 def test_what_was_under_way_when_a_file_was_forgotten_is_not_kept(server, opened, content):
     url = server.add("0.tar", content)
     storage = opened()
