@@ -52,8 +52,12 @@ else
   make_environment "$venv" test,digits
 fi
 
-step "fonts and names of emoji (Debian packages; tests that need them skip without)"
-debian_packages "${EMOJI_PACKAGES[@]}"
+step "emoji and photographs (Debian packages; without, tests skip or take others)"
+if [[ -n $parity ]]; then
+  debian_packages "${EMOJI_PACKAGES[@]}" "${PHOTO_PACKAGES[@]}"
+else
+  debian_packages "${EMOJI_PACKAGES[@]}"
+fi
 
 step "tests"
 # The first run compiles, later ones read: about half of the time.

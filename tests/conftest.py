@@ -96,6 +96,12 @@ def png(pixels: np.ndarray) -> bytes:
     return out.getvalue()
 
 
+@pytest.fixture(scope="session")
+def make_png():
+    """The function `png`."""
+    return png
+
+
 COLOURS = {
     "red": (220, 30, 30),
     "green": (30, 180, 60),

@@ -1,6 +1,7 @@
-"""Measures speed: a train step against a rival's, and the host time around the compiled step.
+"""Measures speed: a train step and a tokenizer against a rival's, and host time around a step.
 
 clipjax bench step --vs open_clip --json -
+clipjax bench tokenizer --vs open_clip --json -
 clipjax bench dispatch --preset ViT-B-32
 """
 
@@ -24,16 +25,24 @@ def configure(parser: Parser) -> None:
         "ratio is the median over the rounds, with a 95 % bootstrap interval. Needs pip install "
         "'clipjax[parity]'.",
     )
-    step.add_argument(
-        "--vs",
-        choices=["open_clip"],
-        default="open_clip",
-        help="the rival (default: %(default)s)",
-    )
+    _add_rival(step)
     _add_preset(step)
     _add_count(step, "--batch_size", 16, "pairs of a step")
     _add_count(step, "--rounds", 9, "timed steps of each")
     _add_count(step, "--threads", 2, "CPUs that either may use")
+
+    tokenizer = benchmarks.add_parser(
+        "tokenizer",
+        help="time CLIP's tokenizer, taking turns with a rival's, and compare the ids",
+        description="Tokenizes captions that are made on the spot: natural ones (English words, "
+        "ten on average) and hard ones (entities, accents, emoji, other scripts, mojibake). Two "
+        "processes take turns with new captions in every round; the ratio is the rival's CPU time "
+        "over ours, on natural captions, median over the rounds. Then the ids of both are "
+        "compared. Needs pip install 'clipjax[parity]'.",
+    )
+    _add_rival(tokenizer)
+    _add_count(tokenizer, "--rounds", 5, "timed rounds of each")
+    _add_count(tokenizer, "--captions", 5000, "captions of each kind in a round")
 
     dispatch = benchmarks.add_parser(
         "dispatch",
@@ -56,6 +65,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         from clipjax.cli.bench_dispatch import dispatch_figures
 
         return dispatch_figures(args.preset, steps=args.steps)
+    if args.benchmark == "tokenizer":
+        from clipjax.cli.bench_tokenizer import tokenizer_figures
+
+        return tokenizer_figures(rival=args.vs, rounds=args.rounds, count=args.captions)
     from clipjax.cli.bench_step import step_figures
 
     return step_figures(
@@ -64,6 +77,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         batch_size=args.batch_size,
         rounds=args.rounds,
         threads=args.threads,
+    )
+
+
+def _add_rival(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--vs",
+        choices=["open_clip"],
+        default="open_clip",
+        help="the rival (default: %(default)s)",
     )
 
 

@@ -90,6 +90,11 @@ class Worker:
             raise UserError(f"the process of {self.name} ended with status {status}: {last}")
         return json.loads(line)
 
+    @property
+    def process_id(self) -> int:
+        """Of the worker."""
+        return self._process.pid
+
     def cpu_seconds(self) -> float | None:
         """Returns what its threads have used so far; None where the system does not tell."""
         try:

@@ -1,83 +1,75 @@
-"""`clipjax data`: makes small data sets of real image-text pairs, without a download."""
+"""`clipjax data`: makes, checks, describes and measures shards, and shows what a run reads."""
 
 import argparse
+import importlib
 from typing import Any
 
+from clipjax.cli.parser import Parser
+from clipjax.config.errors import UsageError
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `clipjax data` to its parser."""
-    makers = parser.add_subparsers(dest="maker", metavar="WHAT", required=True)
+# name: (module, what it does, whether it reads --config and --config.FIELD=VALUE)
+COMMANDS = {
+    "emoji": (
+        "clipjax.cli.data_emoji",
+        "about 3,600 emoji with their names, from the fonts of this system",
+        False,
+    ),
+    "digits": (
+        "clipjax.cli.data_digits",
+        "two handwritten digits side by side, from scikit-learn; needs no font",
+        False,
+    ),
+    "photos": (
+        "clipjax.cli.data_photos",
+        "crops of photographs on this system, to measure speed with",
+        False,
+    ),
+    "make": ("clipjax.cli.data_make", "write shards from a list, a folder or TFDS", False),
+    "index": ("clipjax.cli.data_index", "index shards, filter, make a manifest", False),
+    "check": ("clipjax.cli.data_check", "walk shards and report what is wrong with them", False),
+    "stats": ("clipjax.cli.data_stats", "draw the distributions of sizes and captions", False),
+    "reshard": ("clipjax.cli.data_reshard", "rewrite shards: smaller images, other sizes", False),
+    "show": ("clipjax.cli.data_show", "show any past or future batch of a run", True),
+    "blame": ("clipjax.cli.data_blame", "say at which steps a run sees a sample", True),
+    "bench": ("clipjax.cli.bench_data", "measure loading, interleaved with a rival's", False),
+}
 
-    emoji = makers.add_parser(
-        "emoji",
-        help="about 3,600 emoji with their names, drawn from the fonts of this system",
-        description="Draws the emoji of the fonts of this system and writes them with their "
-        "names as WebDataset shards: train, and four splits that test what is learnt "
-        "(combination: unseen skin tones of seen emoji; concept: unseen emoji; style: line "
-        "drawings of seen emoji; style_concept: line drawings of unseen ones). Needs the Debian "
-        "packages fonts-noto-color-emoji, fonts-symbola, unicode-cldr-core, unicode-data.",
-    )
-    _add_common(emoji, size=64)
 
-    digits = makers.add_parser(
-        "digits",
-        help="two handwritten digits side by side, from scikit-learn; needs no font",
-        description="Composes pictures of two handwritten digits from scikit-learn's 1,797 and "
-        "writes them with captions such as 'a handwritten three seven' as WebDataset shards: "
-        "train (80 of 100 numbers), seen (the same numbers of other images), unseen (the other "
-        "20 numbers). Needs pip install 'clipjax[digits]'.",
-    )
-    _add_common(digits, size=32)
-    digits.add_argument(
-        "--train-samples",
-        type=int,
-        default=8000,
-        metavar="N",
-        help="pairs to train on (default: %(default)s)",
-    )
-    digits.add_argument(
-        "--eval-samples-per-number",
-        type=int,
-        default=20,
-        metavar="N",
-        help="pairs of each number in the splits seen and unseen (default: %(default)s)",
-    )
+def configure(parser: Parser, name: str | None = None) -> None:
+    """Adds the commands; only the one that is asked for is imported.
+
+    Args:
+        parser: of `clipjax data`.
+        name: of the command, if it is known.
+    """
+    if name and name.startswith("-") and name not in ("-h", "--help"):
+        raise UsageError(
+            f"clipjax data: the command comes before {name}. There are: {', '.join(COMMANDS)}."
+        )
+    commands = parser.add_subparsers(dest="command", metavar="WHAT", required=True)
+    for command, (module_name, meaning, _) in COMMANDS.items():
+        if name not in COMMANDS:
+            commands.add_parser(command, help=meaning)
+        elif command == name:
+            module = importlib.import_module(module_name)
+            leaf = commands.add_parser(
+                command,
+                help=meaning,
+                description=module.__doc__,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+            module.configure(leaf)
+    if name and not name.startswith("-") and name not in COMMANDS:
+        parser.parse_args([name])  # raises with the nearest name
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Makes the data set and returns the content of its dataset.json.
+    """Runs one command and returns its figures.
 
     Raises:
-        UserError: if a font or a package is missing, or the folder holds something else.
+        UserError: of the command; for overrides where there is no config.
     """
-    if args.maker == "emoji":
-        from clipjax.data.emoji import make_emoji
-
-        return make_emoji(args.out, size=args.size, seed=args.seed)
-    from clipjax.data.digits import make_digits
-
-    return make_digits(
-        args.out,
-        size=args.size,
-        seed=args.seed,
-        train_samples=args.train_samples,
-        eval_samples_per_number=args.eval_samples_per_number,
-    )
-
-
-def _add_common(parser: argparse.ArgumentParser, *, size: int) -> None:
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
-    parser.add_argument(
-        "--size",
-        type=int,
-        default=size,
-        metavar="PIXELS",
-        help="side of the square images (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="chooses what is held out (default: %(default)s)",
-    )
+    module_name, _, takes_config = COMMANDS[args.command]
+    if args.overrides and not takes_config:
+        raise UsageError(f"clipjax data {args.command}: takes no config: {args.overrides[0]}.")
+    return importlib.import_module(module_name).run(args)

@@ -94,9 +94,9 @@ def _shard_bytes(leaf: Any) -> int:
 
 
 def _cost(config: TrainConfig) -> dict[str, Any]:
-    from clipjax.core.flops import TRAIN_OVER_FORWARD, pair_forward_flops
+    from clipjax.core.flops import TRAIN_OVER_FORWARD, trained_pair_forward_flops
 
-    forward = pair_forward_flops(config.model)
+    forward = trained_pair_forward_flops(config)
     samples = config.num_steps * config.data.global_batch_size
     return {
         "forward_flops_per_sample": forward,
@@ -117,7 +117,7 @@ def _data(config: TrainConfig) -> dict[str, Any]:
     source = open_source(config)
     data = open_data(config, source, None)
     batches = Batches(
-        data.order.samples, data.pairs, data.pairs.row_spec, threads=config.data.threads
+        data.order.samples, data.pairs.plan, data.pairs.row_spec, threads=config.data.threads
     )
     try:
         batch = next(batches)
@@ -140,6 +140,7 @@ def _data(config: TrainConfig) -> dict[str, Any]:
         "pairs": len(source),
         "epochs": config.num_steps * config.data.global_batch_size / len(source),
         "manifest": source.digest(),
+        "tokenizer": {"kind": config.tokenizer.kind, "sha256": data.tokenizer.digest()},
         "first_batch": first,
         "first_batch_sha256": hasher.hexdigest(),
     }
@@ -164,7 +165,9 @@ def _print_parameters(figures: dict[str, Any]) -> None:
 def _print_data(figures: dict[str, Any]) -> None:
     print(
         f"\n{figures['pairs']:,} pairs, {figures['epochs']:.2f} epochs, manifest "
-        f"{figures['manifest'][:16]}\nfirst batch, sha256 {figures['first_batch_sha256'][:16]}:"
+        f"{figures['manifest'][:16]}\n{figures['tokenizer']['kind']} tokenizer, sha256 "
+        f"{figures['tokenizer']['sha256'][:16]}\n"
+        f"first batch, sha256 {figures['first_batch_sha256'][:16]}:"
     )
     for row in figures["first_batch"]:
         print(f"  {row['key']}  {row['caption']!r}\n    {row['tokens']}")

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from clipjax.cli.parser import Parser, reject_unknown_flags
+from clipjax.cli.parser import Parser, check_writable, reject_unknown_flags
 from clipjax.config.errors import UserError
 
 # name: (module, what it does, whether it reads --config and --config.FIELD=VALUE)
@@ -20,7 +20,7 @@ COMMANDS = {
     "train": ("clipjax.cli.train", "train a dual encoder, or go on where a run stopped", True),
     "evaluate": ("clipjax.cli.evaluate", "score a trained model on zero-shot tasks", True),
     "inspect": ("clipjax.cli.inspect", "show what a run is, without running it", True),
-    "data": ("clipjax.cli.data", "make real image-text pairs as WebDataset shards", False),
+    "data": ("clipjax.cli.data", "make, check, describe and measure shards; show batches", True),
     "doctor": ("clipjax.cli.doctor", "check this machine, and that a model can learn", True),
     "bench": ("clipjax.cli.bench", "measure speed, interleaved with a rival", False),
 }
@@ -39,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs one command and ends the process with its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        sys.exit(_run(argv))
+        try:
+            status = _run(argv)
+        finally:
+            sys.stdout.flush()  # a reader that is gone is found out here, not after main()
+        sys.exit(status)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
@@ -75,7 +79,10 @@ def _run(argv: list[str]) -> int:
         epilog=EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    module.configure(parser)
+    if name == "data":  # imports only the command that is asked for
+        module.configure(parser, rest[0] if rest else None)
+    else:
+        module.configure(parser)
     for leaf in parser.leaves():
         leaf.add_argument(
             "--json", metavar="PATH", help="write the figures as one JSON object; - for stdout"
@@ -88,7 +95,7 @@ def _run(argv: list[str]) -> int:
         args.overrides = overrides
     to_stdout = args.json == "-"
     if args.json is not None and not to_stdout:
-        _check_writable(args.json)
+        check_writable("--json", args.json)
     with contextlib.redirect_stdout(sys.stderr) if to_stdout else contextlib.nullcontext():
         figures = module.run(args)
     if args.json is not None and figures is not None:
@@ -110,20 +117,6 @@ def _top_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"clipjax {__version__}")
     parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND")
     return parser
-
-
-def _check_writable(path: str) -> None:
-    """Raises before hours of work that could not be reported."""
-    folder = os.path.dirname(path) or "."
-    problem = ""
-    if not os.path.isdir(folder):
-        problem = f"there is no folder {folder}"
-    elif os.path.isdir(path):
-        problem = "it is a folder"
-    elif not os.access(path if os.path.exists(path) else folder, os.W_OK):
-        problem = "permission denied"
-    if problem:
-        raise UserError(f"--json={path}: cannot be written ({problem}).")
 
 
 def _write_json(path: str, figures: Any) -> None:

@@ -1,10 +1,11 @@
 """argparse whose mistakes are one line with the nearest name."""
 
 import argparse
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from clipjax.config.errors import UsageError, did_you_mean
+from clipjax.config.errors import UsageError, UserError, did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
@@ -17,12 +18,23 @@ class Parser(argparse.ArgumentParser):
         """Raises UsageError instead of printing the usage and leaving."""
         if "invalid choice: " in message:
             found = message.partition("invalid choice: ")[2].split(" ", 1)[0].strip("'\"")
-            choices = [c for action in self._actions if action.choices for c in action.choices]
+            named = message.partition(":")[0].removeprefix("argument ")
+            choices = [
+                c
+                for action in self._actions
+                if named in _names(action)
+                for c in action.choices or ()
+            ]
             raise UsageError(
-                f"{self.prog}: no {message.split(':')[0].removeprefix('argument ')} {found!r}."
+                f"{self.prog}: no {named} {found!r}."
                 f"{did_you_mean(found, choices)} There are: {', '.join(choices)}."
             )
-        raise UsageError(f"{self.prog}: {message}. See {self.prog} --help.")
+        raise UsageError(f"{self.name()}: {message}. See {self.name()} --help.")
+
+    def name(self) -> str:
+        """Returns its name on the command line: that of its sub-command, if only one is known."""
+        leaves = list(self.leaves())
+        return leaves[0].prog if len(leaves) == 1 else self.prog
 
     def leaves(self) -> Iterator["Parser"]:
         """Yields the parsers of sub-commands, or itself if there are none."""
@@ -49,6 +61,29 @@ def reject_unknown_flags(parser: Parser, argv: Sequence[str]) -> None:
         name = arg.partition("=")[0]
         if name.startswith("--") and name not in known:
             raise UsageError(
-                f"{parser.prog}: no flag {name}.{did_you_mean(name, known)} "
-                f"See {parser.prog} --help."
+                f"{parser.name()}: no flag {name}.{did_you_mean(name, known)} "
+                f"See {parser.name()} --help."
             )
+
+
+def check_writable(flag: str, path: str) -> None:
+    """Raises UserError if a file could not be written: before the work, not after it."""
+    folder = os.path.dirname(path) or "."
+    problem = ""
+    if not os.path.isdir(folder):
+        problem = f"there is no folder {folder}"
+    elif os.path.isdir(path):
+        problem = "it is a folder"
+    elif not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        problem = "permission denied"
+    if problem:
+        raise UserError(f"{flag}={path}: cannot be written ({problem}).")
+
+
+def _names(action: argparse.Action) -> list[str]:
+    return [
+        *action.option_strings,
+        "/".join(action.option_strings),
+        str(action.metavar),
+        action.dest,
+    ]

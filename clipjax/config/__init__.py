@@ -1,7 +1,13 @@
 """Layer 0: every field and default of a run, without JAX."""
 
 from clipjax.config.convert import from_config_dict, to_config_dict, to_json_dict
-from clipjax.config.data import AugmentConfig, DataConfig, TokenizerConfig
+from clipjax.config.data import (
+    AugmentConfig,
+    DataConfig,
+    MixtureConfig,
+    RemoteConfig,
+    TokenizerConfig,
+)
 from clipjax.config.errors import UsageError, UserError, did_you_mean
 from clipjax.config.evals import EvalsConfig, TaskConfig
 from clipjax.config.model import (
@@ -36,7 +42,9 @@ __all__ = [
     "LogConfig",
     "LossConfig",
     "MeshConfig",
+    "MixtureConfig",
     "OptimConfig",
+    "RemoteConfig",
     "TaskConfig",
     "TextConfig",
     "TokenizerConfig",

@@ -175,3 +175,44 @@ class TrainConfig:
                 "tokenizer.kind='byte' has 258 ids: set model.text.vocab_size=258, "
                 f"not {self.model.text.vocab_size}"
             )
+        if self.data.image_mode == "naflex":
+            self._check_naflex()
+        if self.data.equal_images and self.loss.equal_captions:
+            raise ValueError(
+                "data.equal_images and loss.equal_captions: a pair belongs to one group only; "
+                "set one of them to False"
+            )
+
+        if self.data.text_buckets:
+            self._check_buckets()
+
+    def _check_buckets(self) -> None:
+        buckets, text = self.data.text_buckets, self.model.text
+        if buckets[-1] != text.context_length:
+            raise ValueError(
+                f"data.text_buckets={buckets} must end with model.text.context_length="
+                f"{text.context_length}"
+            )
+        if not text.causal or text.pool != "eot":
+            raise ValueError(
+                "data.text_buckets needs model.text.causal=True and model.text.pool='eot', not "
+                f"{text.causal} and {text.pool!r}: there padding is seen, so its length would "
+                "change the embeddings"
+            )
+
+    def _check_naflex(self) -> None:
+        if self.model.image.kind != "vit":
+            raise ValueError(
+                "data.image_mode='naflex' cuts images into patches: model.image.kind="
+                f"{self.model.image.kind!r} cannot read them, only 'vit' can"
+            )
+        changed = [
+            f"augment.{field.name}"
+            for field in dataclasses.fields(self.augment)
+            if getattr(self.augment, field.name) != field.default
+        ]
+        if changed:
+            raise ValueError(
+                f"data.image_mode='naflex' has no whole images to change: leave out "
+                f"{', '.join(changed)}"
+            )

@@ -5,7 +5,14 @@ open_clip's published profile to its two decimals. A training step costs three t
 pass.
 """
 
-from clipjax.config import ConvNetConfig, DualEncoderConfig, ImageConfig, TextConfig, ViTConfig
+from clipjax.config import (
+    ConvNetConfig,
+    DualEncoderConfig,
+    ImageConfig,
+    TextConfig,
+    TrainConfig,
+    ViTConfig,
+)
 
 TRAIN_OVER_FORWARD = 3
 
@@ -41,15 +48,21 @@ def encoder_forward_flops(*, num_tokens: int, width: int, depth: int, mlp_dim: i
     return depth * (attention + 4 * num_tokens * width * mlp_dim)
 
 
-def image_forward_flops(config: ImageConfig, embed_dim: int) -> int:
-    """Returns the FLOPs of one image through its tower."""
+def image_forward_flops(config: ImageConfig, embed_dim: int, num_patches: int | None = None) -> int:
+    """Returns the FLOPs of one image through its tower.
+
+    Args:
+        config: of the tower.
+        embed_dim: of the shared space.
+        num_patches: of an image that is not square, padding included; only for a vit.
+    """
     if isinstance(config, ConvNetConfig):
         return _convnet_flops(config, embed_dim)
-    return _vit_flops(config, embed_dim)
+    return _vit_flops(config, embed_dim, num_patches or config.num_patches)
 
 
-def _vit_flops(config: ViTConfig, embed_dim: int) -> int:
-    patches, width = config.num_patches, config.width
+def _vit_flops(config: ViTConfig, embed_dim: int, patches: int) -> int:
+    width = config.width
     tokens = patches + (config.pool == "cls")
     flops = 2 * patches * 3 * config.patch_size**2 * width
     flops += encoder_forward_flops(
@@ -72,21 +85,46 @@ def _convnet_flops(config: ConvNetConfig, embed_dim: int) -> int:
     return flops + 2 * config.widths[-1] * embed_dim
 
 
-def text_forward_flops(config: TextConfig, embed_dim: int) -> int:
-    """Returns the FLOPs of one text through its tower."""
+def text_forward_flops(config: TextConfig, embed_dim: int, num_tokens: int | None = None) -> int:
+    """Returns the FLOPs of one text through its tower.
+
+    Args:
+        config: of the tower.
+        embed_dim: of the shared space.
+        num_tokens: of the text, padding included; the context length by default.
+    """
     return 2 * config.width * embed_dim + encoder_forward_flops(
-        num_tokens=config.context_length,
+        num_tokens=num_tokens or config.context_length,
         width=config.width,
         depth=config.depth,
         mlp_dim=config.mlp_dim,
     )
 
 
-def pair_forward_flops(config: DualEncoderConfig) -> int:
-    """Returns the FLOPs of one pair through both towers; the loss is left out."""
-    return image_forward_flops(config.image, config.embed_dim) + text_forward_flops(
-        config.text, config.embed_dim
+def pair_forward_flops(
+    config: DualEncoderConfig, num_patches: int | None = None, num_tokens: int | None = None
+) -> int:
+    """Returns the FLOPs of one pair through both towers; the loss is left out.
+
+    Args:
+        config: of the model.
+        num_patches: as in `image_forward_flops`.
+        num_tokens: as in `text_forward_flops`.
+    """
+    return image_forward_flops(config.image, config.embed_dim, num_patches) + text_forward_flops(
+        config.text, config.embed_dim, num_tokens
     )
+
+
+def trained_pair_forward_flops(config: TrainConfig, num_tokens: int | None = None) -> int:
+    """Returns the FLOPs of one pair as a run sees it; padding counts.
+
+    Args:
+        config: of the run.
+        num_tokens: of a text in a batch of `data.text_buckets`; the context length by default.
+    """
+    most = config.data.max_patches if config.data.image_mode == "naflex" else None
+    return pair_forward_flops(config.model, most, num_tokens)
 
 
 def peak_flops(device_kind: str) -> float | None:

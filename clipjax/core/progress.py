@@ -17,6 +17,7 @@ class Progress:
         total: number of units, or None if it is not known.
         unit: name of a unit in the plural.
         log_seconds: seconds between the plain lines.
+        quiet_seconds: work that takes no longer is not worth a word.
         stream: where to write; standard error by default.
     """
 
@@ -27,6 +28,7 @@ class Progress:
         unit: str = "samples",
         *,
         log_seconds: float = 10.0,
+        quiet_seconds: float = 0.0,
         stream: TextIO | None = None,
     ):
         self._what, self._total, self._unit = what, total, unit
@@ -34,12 +36,15 @@ class Progress:
         self._live = self._stream.isatty()
         self._every_seconds = 0.25 if self._live else log_seconds
         self._start = self._last = time.monotonic()
+        self._quiet_until = self._start + quiet_seconds
         self.done = 0
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
+        if time.monotonic() < self._quiet_until:
+            return
         if kind is None:
             self._write(final=True)
         elif self._live:
@@ -49,7 +54,7 @@ class Progress:
         """Counts `units` more; `detail` is shown behind the numbers."""
         self.done += units
         now = time.monotonic()
-        if now - self._last >= self._every_seconds:
+        if now - self._last >= self._every_seconds and now >= self._quiet_until:
             self._last = now
             self._write(detail)
 

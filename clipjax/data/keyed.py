@@ -17,12 +17,20 @@ def mix(x: Any) -> Any:
         return x ^ (x >> np.uint64(31))
 
 
-def uniforms(seed: int, sample: int, stream: int, count: int) -> np.ndarray:
-    """Returns `count` float64 numbers in [0, 1) of a stream of a sample of a run.
+def uniforms(seed: int, sample: Any, stream: int, count: int) -> np.ndarray:
+    """Returns `count` float64 numbers in [0, 1) of a stream of each sample of a run.
 
-    >>> bool(np.array_equal(uniforms(1, 2, 3, 4), uniforms(1, 2, 3, 4)))
+    Args:
+        seed: of the run.
+        sample: one sample number, or an array of them; its shape comes first in the result's.
+        stream: what they are for.
+        count: numbers a sample.
+
+    >>> bool(np.array_equal(uniforms(1, [8, 2], 3, 4)[1], uniforms(1, 2, 3, 4)))
     True
     """
-    key = mix(np.uint64(seed) ^ mix(np.uint64(sample) ^ mix(np.uint64(stream))))
-    bits = mix(key + np.arange(count, dtype=np.uint64)) >> np.uint64(11)
-    return bits.astype(np.float64) * 2.0**-53
+    samples = np.asarray(sample).astype(np.uint64)
+    key = mix(np.uint64(seed) ^ mix(samples ^ mix(np.uint64(stream))))
+    with np.errstate(over="ignore"):
+        counters = key[..., None] + np.arange(count, dtype=np.uint64)
+    return (mix(counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -1,20 +1,26 @@
 """One sample of a run: an image, cropped and resized, and the ids of its caption."""
 
 import collections
-import json
 import sys
 import threading
 from collections.abc import Mapping
 
+import google_crc32c
 import numpy as np
+from jaxtyping import UInt8
 
 from clipjax.config import DataConfig, UserError
-from clipjax.data.crops import random_resized_crop
-from clipjax.data.decode import BadSampleError, decode_image, resize_into
+from clipjax.config.model import ImageConfig
+from clipjax.data.captions import choose_caption
+from clipjax.data.decode import BadSampleError
 from clipjax.data.keyed import uniforms
-from clipjax.data.order import Order, permute
-from clipjax.data.sources.tar_shards import TarShards
+from clipjax.data.opening import Sources
+from clipjax.data.order import Order
+from clipjax.data.permutation import permute
+from clipjax.data.pipeline import FillPlanned
+from clipjax.data.stages import StageClock
 from clipjax.data.tokenizers import Tokenizer
+from clipjax.data.training_images import MODES, TrainingImages, row_spec
 
 _CROPS, _CAPTIONS = 2, 3  # streams of `uniforms`
 _SHUFFLE_KEY = 0x5EED
@@ -68,98 +74,126 @@ class BadSamples:
         return sum(self.by_reason.values())
 
 
+def image_hash(data: bytes) -> np.int32:
+    """Returns a hash of an image file, for telling copies within one batch.
+
+    >>> image_hash(b"123456789") == np.uint32(0xE3069283).view(np.int32)
+    np.True_
+    """
+    return np.uint32(google_crc32c.value(data)).view(np.int32)
+
+
 class TrainingPairs:
-    """Fills one row of a batch with sample number p of the run: a pure function of (seed, p).
+    """Fills the rows of a batch with samples of the run: a pure function of (seed, sample number).
 
     A sample that cannot be used is counted and replaced by another one, the same on every host
     and after every restart.
+
+    Args:
+        source: of all examples.
+        order: which sample is which of them.
+        tokenizer: of the captions.
+        config: of the run.
+        image: the tower that sees the images.
     """
 
     def __init__(
         self,
-        source: TarShards,
+        source: Sources,
         order: Order,
         tokenizer: Tokenizer,
         config: DataConfig,
         *,
-        image_size: int,
+        image: ImageConfig,
     ):
         self._source, self._order, self._tokenizer = source, order, tokenizer
         self._config = config
-        self.row_spec = {
-            "images": ((image_size, image_size, 3), np.dtype(np.uint8)),
-            "tokens": ((tokenizer.context_length,), np.dtype(np.int32)),
-        }
+        self._images: TrainingImages = MODES[config.image_mode](config, image)
+        self.row_spec = row_spec(config, image, tokenizer.context_length)
         self.bad_samples = BadSamples(config.max_bad_share)
+        self.clock = StageClock()
+
+    def plan(self, samples: np.ndarray) -> FillPlanned:
+        """Returns the function that decodes the i-th of these samples into a row.
+
+        All random numbers are drawn here, for all samples at once.
+        """
+        if self._source.reads_ahead:
+            self._source.prefetch(self._order.upcoming(samples))
+        examples = self._order.examples(samples)
+        crops = uniforms(self._order.seed, samples, _CROPS, 40)
+        captions = uniforms(self._order.seed, samples, _CAPTIONS, 2)
+
+        def fill(i: int, row: Mapping[str, np.ndarray]) -> None:
+            self._fill(int(samples[i]), int(examples[i]), crops[i], captions[i].tolist(), row)
+
+        return fill
 
     def __call__(self, sample: int, row: Mapping[str, np.ndarray]) -> None:
-        """Decodes sample number `sample` of the run into `row`."""
-        example = int(self._order.examples(np.array([sample]))[0])
+        """Decodes one sample of the run into a row."""
+        self.plan(np.array([sample]))(0, row)
+
+    def caption(self, sample: int, example: int) -> str:
+        """Returns the caption that sample number `sample` sees with this example."""
+        draws = uniforms(self._order.seed, sample, _CAPTIONS, 2).tolist()
+        return self._caption(example, self._source[example], draws)
+
+    def picture(self, sample: int, example: int) -> tuple[int, UInt8[np.ndarray, "side side 3"]]:
+        """Returns the example that a sample shows in the end and its pixels as the model sees them.
+
+        Another one than its own where that cannot be used.
+        """
+        row = {name: np.zeros(shape, kind) for name, (shape, kind) in self.row_spec.items()}
+        crops = uniforms(self._order.seed, sample, _CROPS, 40)
+        captions = uniforms(self._order.seed, sample, _CAPTIONS, 2).tolist()
+        used = self._fill(sample, example, crops, captions, row)
+        return used, self._images.picture(row)
+
+    def key(self, example: int) -> str:
+        """Returns "where: key" of an example."""
+        return self._source.key(example)
+
+    def place(self, example: int) -> str:
+        """Returns where an example lies, without opening anything."""
+        return self._source.place(example)
+
+    def _caption(self, example: int, member: Mapping[str, bytes], draws: list[float]) -> str:
+        if self._config.shuffled_captions:
+            member = self._source[int(caption_owners(np.array([example]), len(self._source))[0])]
+        return choose_caption(member, self._config.caption, draws)
+
+    def _fill(
+        self,
+        sample: int,
+        example: int,
+        crops: np.ndarray,
+        captions: list[float],
+        row: Mapping[str, np.ndarray],
+    ) -> int:
+        clock = self.clock
+        clock.start()
         for attempt in range(_MOST_ATTEMPTS):
             try:
-                self._fill(sample, example, row)
+                member = self._source[example]
+                clock.lap("read")
+                caption = self._caption(example, member, captions)
+                self._images(member["image"], crops, row, clock.lap)
+                row["tokens"][...] = self._tokenizer(caption)
+                if self._config.equal_images:
+                    row["image_hashes"][...] = image_hash(member["image"])
+                clock.lap("tokenize")
             except BadSampleError as error:
                 self.bad_samples.bad(self._source.key(example), error)
                 example = self._order.replacement(sample, attempt)
             else:
                 self.bad_samples.good()
-                return
+                return example
         raise UserError(
             f"{self._source.key(example)}: {_MOST_ATTEMPTS} samples in a row could not be used. "
-            "Check the shards with `clipjax inspect`."
+            "Check the shards with `clipjax data check`."
         )
 
-    def caption(self, sample: int, example: int) -> str:
-        """Returns the caption that sample number `sample` sees with this example."""
-        if self._config.shuffled_captions:
-            place = np.array([example])
-            example = int(permute(place, len(self._source), _SHUFFLE_KEY, 0)[0])
-        member = self._source[example]
-        return choose_caption(
-            member, self._config.caption, uniforms(self._order.seed, sample, _CAPTIONS, 1)[0]
-        )
 
-    def _fill(self, sample: int, example: int, row: Mapping[str, np.ndarray]) -> None:
-        config, side = self._config, row["images"].shape[0]
-        caption = self.caption(sample, example)
-        image = decode_image(self._source[example]["image"], config.max_image_pixels)
-        draws = uniforms(self._order.seed, sample, _CROPS, 40)
-        height, width = image.shape[:2]
-        box = random_resized_crop(draws, width, height, config.crop_scale, config.crop_ratio)
-        resize_into(image, box, row["images"][:side])
-        row["tokens"][...] = self._tokenizer(caption)
-
-
-def caption_member(caption: str) -> str:
-    """Returns the suffix of the member that holds the captions.
-
-    >>> caption_member("json.captions"), caption_member("txt")
-    ('json', 'txt')
-    """
-    return caption.partition(".")[0]
-
-
-def choose_caption(member: Mapping[str, bytes], where: str, draw: float) -> str:
-    """Returns the caption of a sample.
-
-    Args:
-        member: the files of the sample.
-        where: "txt" or "json.FIELD", a text or a list of texts.
-        draw: in [0, 1); picks one of a list.
-
-    Raises:
-        BadSampleError: if there is none.
-    """
-    kind, _, field = where.partition(".")
-    try:
-        if kind == "txt":
-            text = member["txt"].decode()
-        else:
-            found = json.loads(member["json"])[field]
-            text = found[int(draw * len(found))] if isinstance(found, list) else found
-            text = text.encode().decode() if isinstance(text, str) else text  # no lone surrogates
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-        raise BadSampleError("no caption", f"{where}: {type(error).__name__}: {error}") from error
-    if not isinstance(text, str) or not text.strip():
-        raise BadSampleError("no caption", f"{where} is empty")
-    return text
+def caption_owners(examples: np.ndarray, num_examples: int) -> np.ndarray:
+    """Returns whose caption each example shows with `data.shuffled_captions`."""
+    return permute(examples, num_examples, _SHUFFLE_KEY, 0)

@@ -13,10 +13,19 @@ from typing import Any
 import numpy as np
 
 Batch = dict[str, np.ndarray]
-FillRow = Callable[[int, Mapping[str, np.ndarray]], None]
+FillRow = Callable[[int, Mapping[str, np.ndarray]], Any]
 """(sample number, one row of every buffer): decodes that sample of the run into the row."""
+FillPlanned = Callable[[int, Mapping[str, np.ndarray]], Any]
+"""(i, one row of every buffer): decodes the i-th of the samples that were planned into the row."""
+Plan = Callable[[np.ndarray], FillPlanned]
+"""Given the sample numbers of a batch: draws what is random and says what to read ahead."""
 
 _ROWS_PER_TASK = 16
+
+
+def one_by_one(fill_row: FillRow) -> Plan:
+    """Returns the plan that hands each sample number to a function."""
+    return lambda samples: lambda i, row: fill_row(int(samples[i]), row)
 
 
 class Batches(Iterator[Batch]):
@@ -24,19 +33,27 @@ class Batches(Iterator[Batch]):
 
     The decoders release the interpreter lock, so threads are enough and nothing is copied between
     processes. A returned batch is overwritten once the next one has been asked for.
+
+    Args:
+        samples_of: the sample numbers that this process holds of a step.
+        plan: how a batch of them is filled; see `one_by_one` for a plain function.
+        row_spec: shape and dtype of a row of each buffer.
+        first_step: where to begin.
+        threads: 0 for one a core.
+        ahead: batches that are filled while one is used.
     """
 
     def __init__(
         self,
         samples_of: Callable[[int], np.ndarray],
-        fill_row: FillRow,
+        plan: Plan,
         row_spec: Mapping[str, tuple[tuple[int, ...], np.dtype]],
         *,
         first_step: int = 0,
         threads: int = 0,
         ahead: int = 2,
     ):
-        self._samples_of, self._fill_row = samples_of, fill_row
+        self._samples_of, self._plan = samples_of, plan
         rows = len(samples_of(first_step))
         self._pool = ThreadPoolExecutor(
             threads or len(os.sched_getaffinity(0)), thread_name_prefix="decode"
@@ -67,11 +84,11 @@ class Batches(Iterator[Batch]):
     def _start(self, buffers: Batch) -> None:
         samples = self._samples_of(self._next_start)
         self._next_start += 1
+        fill_row = self._plan(samples)
 
         def fill(first: int) -> None:
             for row in range(first, min(first + _ROWS_PER_TASK, len(samples))):
-                views = {name: buffer[row, ...] for name, buffer in buffers.items()}
-                self._fill_row(int(samples[row]), views)
+                fill_row(row, {name: buffer[row, ...] for name, buffer in buffers.items()})
 
         firsts = range(0, len(samples), _ROWS_PER_TASK)
         self._ready.append((buffers, [self._pool.submit(fill, first) for first in firsts]))

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -16,13 +17,19 @@ import numpy as np
 from PIL import Image
 
 from clipjax.config.errors import UserError
+from clipjax.data.image_header import read_header
 
 DONE = "dataset.json"
 """The last file that a maker writes: a folder without it is not complete."""
 
+MOST_PER_SHARD = 10_000
+"""img2dataset's keys have five digits for the shard, four for the place in it."""
+
+Members = Mapping[str, bytes | Mapping[str, Any]]
+"""The files of a sample by suffix; a mapping is an object to be written as JSON."""
+
 _PARTIAL = ".partial"
 _ENDINGS = ("_stats.json", ".tar")  # in this order, so that no shard is there without its stats
-_KEYS_PER_SHARD = 10_000  # img2dataset's keys: five digits of shard number, four of index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +37,14 @@ class Sample:
     """One pair to be written.
 
     Args:
-        image: a picture, or uint8 [height, width, 3] or [height, width].
+        image: a picture, or uint8 [height, width, 3] or [height, width]; or a JPEG, PNG or WebP
+            file, whose bytes are written as they are.
         caption: the text of the pair, not empty.
         fields: further metadata for the `.json` member; JSON-able.
         label: class number for the `.cls` member, or None for a sample without a class.
     """
 
-    image: Image.Image | np.ndarray
+    image: Image.Image | np.ndarray | bytes
     caption: str
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     label: int | None = None
@@ -60,19 +68,39 @@ def write_shards(
         directory: where to write; made if it is missing, must not hold shards.
         samples: the pairs, in the order in which they are to lie in the shards.
         shard_size: pairs a shard, at most 10,000 (a key has four digits for the index).
-        image_format: "png" (exact) or "jpg".
+        image_format: "png" (exact) or "jpg", of pictures that are not encoded yet.
         jpeg_quality: Pillow's quality for "jpg", 1 to 95.
 
     Raises:
         UserError: if the directory holds shards already.
         ValueError: for a shard size or an image format that cannot be, or an empty caption.
+        BadSampleError: if bytes that are to be written as they are, are no image.
     """
-    if not 1 <= shard_size <= _KEYS_PER_SHARD:
-        raise ValueError(f"shard_size={shard_size}: wanted 1 to {_KEYS_PER_SHARD:,}")
     if image_format not in ("png", "jpg"):
         raise ValueError(f"image_format={image_format!r}: wanted 'png' or 'jpg'")
+    members = _encoded(samples, image_format, jpeg_quality)
+    return write_members(directory, members, shard_size=shard_size)
+
+
+def write_members(
+    directory: str | os.PathLike[str], samples: Iterable[Members], *, shard_size: int = 1000
+) -> int:
+    """Writes samples that are encoded already, as `write_shards` does, and returns their number.
+
+    Args:
+        directory: where to write; made if it is missing, must not hold shards.
+        samples: the members of each by their suffix; those that are not bytes are written as
+            JSON, with the sample's new key as "key".
+        shard_size: pairs a shard, at most 10,000.
+
+    Raises:
+        UserError: if the directory holds shards already.
+        ValueError: for a shard size that cannot be.
+    """
+    if not 1 <= shard_size <= MOST_PER_SHARD:
+        raise ValueError(f"shard_size={shard_size}: wanted 1 to {MOST_PER_SHARD:,}")
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     if found := sorted(directory.glob("*.tar")):
         raise UserError(
             f"{directory}: holds {len(found)} shards already ({found[0].name}, ...), wanted a "
@@ -80,9 +108,8 @@ def write_shards(
         )
     names: list[str] = []
     count = 0
-    pairs = _encoded(samples, image_format, jpeg_quality)
     try:
-        for shard in _shards(pairs, shard_size):
+        for shard in _shards(iter(samples), shard_size):
             name = f"{len(names):05d}"
             names.append(name)
             count += _write_shard(directory, name, shard)
@@ -94,6 +121,25 @@ def write_shards(
             for left in directory.glob(f"*{ending}{_PARTIAL}"):
                 left.unlink()
     return count
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Makes a folder unless it is there, and sees to it that files can be written into it.
+
+    Raises:
+        UserError: if that cannot be.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{os.fspath(path)}: cannot be made or written ({error.strerror}). Choose another "
+            "folder with --out."
+        ) from error
 
 
 class DatasetFolder:
@@ -158,7 +204,7 @@ class DatasetFolder:
                 f"{self.path}: holds {', '.join(found)} but neither {DONE} nor {marker.name}, so "
                 "this command did not write it. Choose another folder with --out."
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         marker.write_text(json.dumps(self._made_by) + "\n", encoding="utf-8")
         for name in found:
             path = self.path / name
@@ -180,31 +226,21 @@ class DatasetFolder:
         return content
 
 
-_Pair = dict[str, bytes | dict[str, Any]]
-
-
-def _encoded(samples: Iterable[Sample], image_format: str, quality: int) -> Iterator[_Pair]:
+def _encoded(samples: Iterable[Sample], image_format: str, quality: int) -> Iterator[Members]:
     """Yields the members of each sample by their suffix; "json" still lacks the key."""
     for number, sample in enumerate(samples):
         if not sample.caption.strip():
             raise ValueError(f"sample {number}: the caption is empty")
-        image = sample.image
-        if not isinstance(image, Image.Image):
-            image = Image.fromarray(image)
-        buffer = io.BytesIO()
-        if image_format == "png":
-            image.save(buffer, "png")
-        else:
-            image.convert("RGB").save(buffer, "jpeg", quality=quality)
-        pair: _Pair = {
-            image_format: buffer.getvalue(),
+        suffix, data, width, height = _image_file(sample.image, image_format, quality)
+        pair: dict[str, bytes | Mapping[str, Any]] = {
+            suffix: data,
             "txt": sample.caption.encode(),
             "json": {
                 "caption": sample.caption,
                 "key": "",
                 "status": "success",
-                "width": image.width,
-                "height": image.height,
+                "width": width,
+                "height": height,
                 **sample.fields,
             },
         }
@@ -213,10 +249,27 @@ def _encoded(samples: Iterable[Sample], image_format: str, quality: int) -> Iter
         yield pair
 
 
-def _shards(pairs: Iterator[_Pair], shard_size: int) -> Iterator[Iterator[_Pair]]:
+def _image_file(
+    image: Image.Image | np.ndarray | bytes, image_format: str, quality: int
+) -> tuple[str, bytes, int, int]:
+    """Returns suffix, bytes, width and height of the file to be written."""
+    if isinstance(image, bytes):
+        header = read_header(image)
+        return header.suffix, image, header.width, header.height
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(image)
+    buffer = io.BytesIO()
+    if image_format == "png":
+        image.save(buffer, "png")
+    else:
+        image.convert("RGB").save(buffer, "jpeg", quality=quality)
+    return image_format, buffer.getvalue(), image.width, image.height
+
+
+def _shards(pairs: Iterator[Members], shard_size: int) -> Iterator[Iterator[Members]]:
     """Yields iterators over the pairs of one shard; each must be used up before the next."""
 
-    def with_first(first: _Pair) -> Iterator[_Pair]:
+    def with_first(first: Members) -> Iterator[Members]:
         yield first
         for _, pair in zip(range(shard_size - 1), pairs, strict=False):
             yield pair
@@ -225,16 +278,13 @@ def _shards(pairs: Iterator[_Pair], shard_size: int) -> Iterator[Iterator[_Pair]
         yield with_first(first)
 
 
-def _write_shard(directory: Path, name: str, pairs: Iterator[_Pair]) -> int:
+def _write_shard(directory: Path, name: str, pairs: Iterator[Members]) -> int:
     """Writes one shard and its stats under temporary names; returns the number of pairs."""
     start, count = time.time(), 0
     with open(directory / f"{name}.tar{_PARTIAL}", "wb") as file, _tar_writer(file) as tar:
         for index, pair in enumerate(pairs):
             key = f"{name}{index:04d}"
-            metadata = pair["json"]
-            assert isinstance(metadata, dict)
-            text = json.dumps({**metadata, "key": key}, ensure_ascii=False)
-            tar.write({"__key__": key, **pair, "json": text.encode()})
+            tar.write({"__key__": key, **{s: _as_bytes(m, key) for s, m in pair.items()}})
             count += 1
     end = time.time()
     stats = {
@@ -250,6 +300,13 @@ def _write_shard(directory: Path, name: str, pairs: Iterator[_Pair]) -> int:
     path = directory / f"{name}_stats.json{_PARTIAL}"
     path.write_text(json.dumps(stats, indent=4) + "\n", encoding="utf-8")
     return count
+
+
+def _as_bytes(member: bytes | Mapping[str, Any], key: str) -> bytes:
+    if isinstance(member, bytes):
+        return member
+    text = json.dumps({**member, "key": key}, ensure_ascii=False)
+    return text.encode(errors="replace")  # a lone surrogate is no text
 
 
 @contextlib.contextmanager

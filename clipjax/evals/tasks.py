@@ -8,9 +8,12 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from clipjax.config import DataConfig, EvalsConfig, TaskConfig, UserError
-from clipjax.data.decode import BadSampleError, decode_image, resize_exact
-from clipjax.data.pairs import caption_member, choose_caption
-from clipjax.data.sources.tar_shards import TarShards, expand_shards
+from clipjax.data.captions import caption_members, choose_caption
+from clipjax.data.decode import BadSampleError, decode_image
+from clipjax.data.opening import open_address
+from clipjax.data.resize import resize_exact
+from clipjax.data.sources.source import Source
+from clipjax.data.sources.tar_shards import TarShards
 from clipjax.evals.estimate import Estimate
 from clipjax.evals.protocol import Encoders
 from clipjax.evals.retrieval import Retrieval
@@ -29,7 +32,7 @@ class Task(Protocol):
 class ShardImages:
     """The pictures of shards, through the exact evaluation transform."""
 
-    def __init__(self, source: TarShards, max_pixels: int):
+    def __init__(self, source: Source, max_pixels: int):
         self.source, self._max_pixels = source, max_pixels
 
     def __len__(self) -> int:
@@ -71,16 +74,15 @@ def _make_task(
     name: str, task: TaskConfig, evals: EvalsConfig, data: DataConfig, say: Callable[[str], None]
 ) -> Task:
     where = f"config.evals.tasks.{name}"
+    needs = ("cls",) if task.kind == "zeroshot" else caption_members(task.caption)
     try:
-        paths = expand_shards(data.root, task.shards)
+        source = open_address(task.shards, data, needs)
     except UserError as error:
         raise UserError(f"{where}: {str(error).replace('data.shards', 'shards')}") from error
-    need = "cls" if task.kind == "zeroshot" else caption_member(task.caption)
-    source = TarShards(paths, needs=(need,), index_dir=data.index_dir)
-    if source.num_incomplete:
+    if isinstance(source, TarShards) and source.num_incomplete:
         say(
-            f"{where}: {source.num_incomplete:,} samples lack an image or .{need} and are not "
-            f"scored; the first is {source.example_incomplete}."
+            f"{where}: {source.num_incomplete:,} samples lack an image or .{', .'.join(needs)} and "
+            f"are not scored; the first is {source.example_incomplete}."
         )
     images = ShardImages(source, data.max_image_pixels)
     if task.kind == "retrieval":
@@ -130,7 +132,7 @@ def _templates(where: str, root: str, name: str) -> list[str]:
     return templates
 
 
-def _label(source: TarShards, index: int, classes: int) -> int:
+def _label(source: Source, index: int, classes: int) -> int:
     text = source[index]["cls"].decode(errors="replace").strip()
     if not text.isdecimal() or int(text) >= classes:
         raise UserError(
@@ -140,9 +142,9 @@ def _label(source: TarShards, index: int, classes: int) -> int:
     return int(text)
 
 
-def _caption(source: TarShards, index: int, where: str) -> str:
+def _caption(source: Source, index: int, where: str) -> str:
     try:
-        return choose_caption(source[index], where, 0.0)
+        return choose_caption(source[index], where)
     except BadSampleError as error:
         raise UserError(f"{source.key(index)}: {error}.") from error
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from clipjax.config import DualEncoderConfig
 from clipjax.core.mesh import batch_devices, batch_sharding, local_rows, put_rows, replicated
 from clipjax.data.images import Images
-from clipjax.data.pipeline import Batches
+from clipjax.data.pipeline import Batches, one_by_one
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.models import with_params
 
@@ -94,7 +94,11 @@ class Encoder:
         size, steps = self._batch_size, -(-count // self._batch_size)
         out = np.zeros((steps * size, self.config.embed_dim), np.float32)
         batches = Batches(
-            lambda step: step * size + self._rows, fill, spec, threads=self._threads, ahead=1
+            lambda step: step * size + self._rows,
+            one_by_one(fill),
+            spec,
+            threads=self._threads,
+            ahead=1,
         )
         try:
             with jax.set_mesh(self._mesh):

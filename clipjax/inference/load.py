@@ -13,7 +13,8 @@ from clipjax.config import DualEncoderConfig, MeshConfig, TrainConfig, UserError
 from clipjax.core.checkpoint import CheckpointReader, find_checkpoints
 from clipjax.core.mesh import make_mesh
 from clipjax.core.partition import tree_shardings
-from clipjax.data.decode import BadSampleError, decode_image, on_white, resize_exact
+from clipjax.data.decode import BadSampleError, decode_image, on_white
+from clipjax.data.resize import resize_exact
 from clipjax.data.tokenizers import Tokenizer, tokenizer_from_json
 from clipjax.inference.encoder import Encoder
 from clipjax.models import init_params, param_axes

@@ -1,5 +1,6 @@
 """Two towers and the scale of their similarities, Radford et al. 2021, figure 3."""
 
+import dataclasses
 import math
 
 import jax
@@ -7,9 +8,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int32, UInt8
 
+from clipjax.config.errors import UsageError
 from clipjax.config.model import DualEncoderConfig
 from clipjax.core.partition import constrain_batch
 from clipjax.models.convnet import ConvNet
+from clipjax.models.patches import Patches
 from clipjax.models.text import TextTransformer
 from clipjax.models.vit import ViT
 
@@ -39,16 +42,35 @@ class DualEncoder(nnx.Module):
             self.logit_bias = nnx.Param(jnp.array(config.init_logit_bias, jnp.float32), axes=())
 
     def encode_image(
-        self, images: UInt8[Array, "batch height width 3"] | Float[Array, "batch height width 3"]
+        self,
+        images: UInt8[Array, "batch height width 3"]
+        | Float[Array, "batch height width 3"]
+        | Patches,
     ) -> Embeds:
         """Returns unit vectors, float32.
 
         Args:
-            images: values in [0, 255]; normalised here by the config's mean and deviation.
+            images: values in [0, 255]; normalised here by the config's mean and deviation. Square
+                images, or patches of images of any shape for a Vision Transformer.
+
+        Raises:
+            UsageError: if the tower cannot read patches.
         """
+        if not isinstance(images, Patches):
+            return _unit(self.image(self._normalised(images)))
+        if self.config.image.kind != "vit":
+            raise UsageError(
+                f"model.image.kind={self.config.image.kind!r} takes square images, not patches: "
+                "only 'vit' can read data.image_mode='naflex'."
+            )
+        values = images.values.reshape(*images.values.shape[:2], -1, 3)
+        values = self._normalised(values).reshape(images.values.shape)
+        return _unit(self.image(dataclasses.replace(images, values=values)))
+
+    def _normalised(self, pixels: Array) -> Float[Array, "..."]:
         mean = 255 * jnp.array(self.config.pixel_mean, jnp.float32)
         std = 255 * jnp.array(self.config.pixel_std, jnp.float32)
-        return _unit(self.image((images.astype(jnp.float32) - mean) / std))
+        return (pixels.astype(jnp.float32) - mean) / std
 
     def encode_text(self, tokens: Int32[Array, "batch tokens"]) -> Embeds:
         """Returns unit vectors, float32."""

@@ -59,8 +59,13 @@ class TextTransformer(nnx.Module):
         )
 
     def __call__(self, tokens: Int32[Array, "batch tokens"]) -> Float[Array, "batch embed"]:
-        """Returns one embedding per text, not normalised."""
-        x = gather_table(self.embedding[...])[tokens] + self.positions[...]
+        """Returns one embedding per text, not normalised.
+
+        Args:
+            tokens: with fewer than `context_length` of them the result is the same as with padding
+                behind, if attention is causal and the end token is pooled.
+        """
+        x = gather_table(self.embedding[...])[tokens] + self.positions[: tokens.shape[1]]
         x = self.norm(self.blocks(x.astype(self.dtype)))
         if self.config.pool == "eot":
             x = first_end(x, tokens, self.config.vocab_size - 1)

@@ -11,11 +11,12 @@ import jax
 from clipjax.config import TrainConfig, UserError
 from clipjax.core.checkpoint import CheckpointWriter, SaveError
 from clipjax.core.distributed import Preemption, broadcast_int, first_problem
-from clipjax.core.flops import TRAIN_OVER_FORWARD, pair_forward_flops
+from clipjax.core.flops import TRAIN_OVER_FORWARD, trained_pair_forward_flops
 from clipjax.core.lifeline import Lifeline
 from clipjax.core.metrics import Sink
 from clipjax.core.progress import format_rate, format_seconds
 from clipjax.data.pairs import BadSamples
+from clipjax.data.stages import shares, verdict
 from clipjax.train.state import TrainState, as_dict
 
 _MOST_BAD_STEPS = 10
@@ -43,32 +44,55 @@ class Actions:
 
 
 class Meter:
-    """Rates since the last line: samples, MFU, the share of time spent waiting for input."""
+    """Rates since the last line: samples, MFU, the share of time spent waiting for input.
 
-    def __init__(self, config: TrainConfig, peak_flops: float, waited: Callable[[], float]):
-        self._batch = config.data.global_batch_size
-        self._flops = TRAIN_OVER_FORWARD * pair_forward_flops(config.model) * self._batch
+    Args:
+        config: of the run.
+        peak_flops: of one device.
+        waited: seconds that steps have waited for input so far.
+        stages: seconds that the stages of loading have taken so far, over all threads.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        peak_flops: float,
+        waited: Callable[[], float],
+        stages: Callable[[], Mapping[str, float]] = dict,
+    ):
+        self._config, self._batch = config, config.data.global_batch_size
         self._peak = peak_flops * jax.device_count()
-        self._waited = waited
+        self._waited, self._stages = waited, stages
+        self.stage_shares: dict[str, float] = {}
         self.step_seconds: list[float] = []
         self.restart(0)
 
     def restart(self, step: int) -> None:
         """Forgets what was: the time of an evaluation or a compilation is not that of steps."""
         self._step, self._time, self._wait = step, time.perf_counter(), self._waited()
+        self._stage_seconds = dict(self._stages())
+        self._flops = 0
+
+    def count(self, num_tokens: int) -> None:
+        """Counts the arithmetic of a step whose texts have so many tokens, padding included."""
+        pair = trained_pair_forward_flops(self._config, num_tokens)
+        self._flops += TRAIN_OVER_FORWARD * pair * self._batch
 
     def read(self, step: int) -> dict[str, float]:
         """Returns the rates since the last reading and restarts."""
         seconds = max(time.perf_counter() - self._time, 1e-9)
         steps = max(step - self._step, 1)
         waited = self._waited() - self._wait
+        flops = self._flops
         self.step_seconds.append(seconds / steps)
+        self.stage_shares = shares(self._stage_seconds, self._stages())
         self.restart(step)
         return {
+            **{f"time/input/{stage}_share": share for stage, share in self.stage_shares.items()},
             "time/step_seconds": seconds / steps,
             "time/samples_per_second": steps * self._batch / seconds,
             "time/input_wait_share": min(1.0, waited / seconds),
-            "time/mfu": steps * self._flops / seconds / self._peak,
+            "time/mfu": flops / seconds / self._peak,
         }
 
     def step_limit(self, least_seconds: float) -> float:
@@ -125,16 +149,21 @@ class Loop:
         preemption = Preemption()
         self._first_step = first_step
         in_flight: list[Any] = []
+        compiled: set[Any] = set()
         limits = config.watchdog
         try:
             for step in range(first_step + 1, last + 1):
-                first = step == first_step + 1
                 limit = self._meter.step_limit(limits.step_seconds)
-                limit = limits.compile_seconds if first else limit
+                limit = limits.compile_seconds if step == first_step + 1 else limit
                 self._lifeline.phase("input", limit, step)
                 batch = next(self._batches)
+                shapes = tuple(leaf.shape for leaf in jax.tree.leaves(batch))
+                first = shapes not in compiled  # each shape of a batch is compiled once
+                compiled.add(shapes)
+                limit = limits.compile_seconds if first else limit
                 self._lifeline.phase("step", limit, step)
                 state, metrics = self._step_fn(state, batch)
+                self._meter.count(batch["tokens"].shape[1])
                 in_flight.append(metrics["train/loss"])
                 if len(in_flight) > _STEPS_IN_FLIGHT:
                     jax.block_until_ready(in_flight.pop(0))
@@ -198,13 +227,15 @@ class Loop:
         done = (step - self._first_step) / max(last - self._first_step, 1)
         elapsed = time.monotonic() - self._started
         eta = format_seconds(elapsed / done - elapsed) if done else "?"
+        bound = verdict(metrics["time/input_wait_share"], self._meter.stage_shares)
+        bound = f"  {bound}" if bound else ""
         bad = f"  bad steps {metrics['train/bad_steps']:.0f}" if metrics["train/bad_steps"] else ""
         return (
             f"step {step:,}/{last:,}  loss {metrics['train/loss']:.4f}  "
             f"scale {metrics['train/logit_scale']:.1f}  grad {metrics['train/grad_norm']:.2f}  "
             f"{format_rate(metrics['time/samples_per_second'])} samples/s  "
             f"MFU {100 * metrics['time/mfu']:.0f} %  "
-            f"input wait {100 * metrics['time/input_wait_share']:.0f} %  ETA {eta}{bad}"
+            f"input wait {100 * metrics['time/input_wait_share']:.0f} %  ETA {eta}{bound}{bad}"
         )
 
     def _save_due(self, step: int, last: int) -> bool:

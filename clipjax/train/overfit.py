@@ -18,13 +18,13 @@ from clipjax.config import (
     TokenizerConfig,
     TrainConfig,
 )
-from clipjax.core.mesh import make_mesh, put_rows
+from clipjax.core.mesh import batch_sharding, make_mesh, put_rows
 from clipjax.core.partition import tree_shardings
 from clipjax.data.tokenizers.byte import VOCAB_SIZE, ByteTokenizer
 from clipjax.losses import make_loss
 from clipjax.models import param_axes
 from clipjax.optim import make_optimizer
-from clipjax.train.setup import batch_spec, open_data, open_source
+from clipjax.train.setup import open_data, open_source
 from clipjax.train.state import init_state
 from clipjax.train.step import compile_step, make_train_step
 
@@ -102,7 +102,10 @@ def overfit(
     step_fn = compile_step(
         make_train_step(config, optimizer, make_loss(config.loss.kind, mesh)),
         state,
-        batch_spec(config, mesh),
+        {
+            name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=batch_sharding(mesh))
+            for name, array in batch.items()
+        },
     )
     rows = np.arange(NUM_PAIRS)
     on_device = {name: put_rows(array, rows, NUM_PAIRS, mesh) for name, array in batch.items()}
@@ -137,4 +140,6 @@ def _small(config: TrainConfig, num_steps: int) -> TrainConfig:
 
 
 def _replace_data(data: DataConfig) -> DataConfig:
-    return dataclasses.replace(data, global_batch_size=NUM_PAIRS, crop_scale=(1.0, 1.0))
+    return dataclasses.replace(
+        data, global_batch_size=NUM_PAIRS, crop_scale=(1.0, 1.0), text_buckets=()
+    )

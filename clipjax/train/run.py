@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from clipjax.config import TrainConfig, UserError, to_json_dict
 from clipjax.core.checkpoint import CheckpointWriter, write_atomically
 from clipjax.core.distributed import broadcast_bytes
-from clipjax.core.flops import pair_forward_flops, peak_flops
+from clipjax.core.flops import peak_flops, trained_pair_forward_flops
 from clipjax.core.lifeline import Lifeline
 from clipjax.core.mesh import make_mesh
 from clipjax.core.metrics import make_sinks, strict_json
+from clipjax.data.opening import forecast
 from clipjax.evals.report import Results, table, to_json
 from clipjax.evals.tasks import flat_metrics, make_tasks
 from clipjax.inference.encoder import Encoder
@@ -104,13 +105,19 @@ def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any
                 results.update(to_json(scores))
 
             _say(_headline(config, source, mesh.size, first_step))
+            for line in (
+                forecast(data.order, source, config.num_steps) if config.data.mixture else ()
+            ):
+                _say(f"source {line}")
             if config.data.global_batch_size > len(source):
                 _say(
                     f"warning: data.global_batch_size={config.data.global_batch_size:,} is more "
                     f"than the {len(source):,} pairs: a batch holds pairs several times, and their "
                     "copies count as wrong answers."
                 )
-            meter = Meter(config, _peak_flops(), lambda: batches.wait_seconds)
+            meter = Meter(
+                config, _peak_flops(), lambda: batches.wait_seconds, data.pairs.clock.seconds
+            )
             loop = Loop(
                 config,
                 step_fn,
@@ -150,7 +157,7 @@ def _headline(config: TrainConfig, source: Any, devices: int, first_step: int) -
     resumed = f", resumed at step {first_step:,}" if first_step else ""
     return (
         f"{num_params(config.model) / 1e6:.2f} M parameters, "
-        f"{pair_forward_flops(config.model) / 1e9:.3f} GFLOP a pair forward, "
+        f"{trained_pair_forward_flops(config) / 1e9:.3f} GFLOP a pair forward, "
         f"{len(source):,} pairs, batch {config.data.global_batch_size:,}, "
         f"{config.num_steps:,} steps, {devices} x {kind} in {jax.process_count()} processes"
         f"{resumed}"

@@ -1,6 +1,7 @@
 """The parts of a run, each made from its own section of the config."""
 
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Mapping
@@ -16,74 +17,101 @@ from clipjax.config import TrainConfig, UserError, from_config_dict, to_json_dic
 from clipjax.core.checkpoint import CheckpointReader
 from clipjax.core.distributed import broadcast_bytes, broadcast_int
 from clipjax.core.mesh import batch_sharding, check_batch_size, local_rows, put_rows
+from clipjax.data.buckets import BucketedOrder, bucketed, cut_tokens
+from clipjax.data.caption_lengths import caption_lengths, check_local
+from clipjax.data.captions import caption_members
+from clipjax.data.opening import Sources, make_order, open_sources, order_record
 from clipjax.data.order import Order
-from clipjax.data.pairs import TrainingPairs, caption_member
+from clipjax.data.pairs import TrainingPairs, caption_owners
 from clipjax.data.pipeline import Batches, DeviceBatches
-from clipjax.data.sources.tar_shards import TarShards, expand_shards
+from clipjax.data.sources.tar_shards import TarShards
 from clipjax.data.tokenizers import Tokenizer, make_tokenizer, tokenizer_from_json
+from clipjax.data.training_images import row_spec
 from clipjax.train.state import TrainState, abstract_state, as_dict, init_state
+
+_DAMAGED_SHOWN = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
     """The samples of a run and the function that says which batch is made of which."""
 
-    source: TarShards
+    source: Sources
     order: Order
     tokenizer: Tokenizer
     pairs: TrainingPairs
 
 
-def open_source(config: TrainConfig) -> TarShards:
-    """Returns the shards of a run; incomplete samples are counted on standard error."""
-    data = config.data
-    source = TarShards(
-        expand_shards(data.root, data.shards),
-        needs=(caption_member(data.caption),),
-        index_dir=data.index_dir,
-    )
-    if source.num_incomplete and jax.process_index() == 0:
+def open_source(config: TrainConfig) -> Sources:
+    """Returns the sources of a run; what is wrong with them is said on standard error."""
+    sources = open_sources(config.data)
+    if jax.process_index() != 0:
+        return sources
+    for source in sources.parts.values():
+        if isinstance(source, TarShards):
+            _tell(source, caption_members(config.data.caption))
+    return sources
+
+
+def _tell(source: TarShards, needs: tuple[str, ...]) -> None:
+    if source.num_incomplete:
+        first = f"; the first is {source.example_incomplete}" if source.example_incomplete else ""
         print(
-            f"{source.num_incomplete:,} samples lack an image or .{caption_member(data.caption)} "
-            f"and are left out; the first is {source.example_incomplete}.",
+            f"{source.num_incomplete:,} samples lack an image or .{', .'.join(needs)} and are left "
+            f"out{first}.",
             file=sys.stderr,
         )
-    return source
+    damaged = list(source.damage.items())
+    for path, damage in damaged[:_DAMAGED_SHOWN]:
+        print(f"warning: {path}: {damage}", file=sys.stderr)
+    if len(damaged) > _DAMAGED_SHOWN:
+        print(
+            f"warning: {len(damaged) - _DAMAGED_SHOWN:,} more shards are damaged; `clipjax data "
+            "check` lists them.",
+            file=sys.stderr,
+        )
 
 
-def open_data(
-    config: TrainConfig, source: TarShards, saved_tokenizer: bytes | None
-) -> TrainingData:
+def open_data(config: TrainConfig, source: Sources, saved_tokenizer: bytes | None) -> TrainingData:
     """Returns the data of a run.
 
     Args:
         config: of the run.
         source: its samples.
-        saved_tokenizer: of the checkpoint that is resumed; None trains a new one, in process 0.
+        saved_tokenizer: of the checkpoint that is resumed; None makes a new one, in process 0.
     """
-    order = Order(
-        num_examples=len(source),
-        global_batch_size=config.data.global_batch_size,
-        seed=config.data.shuffle_seed,
-    )
+    order = make_order(config.data, source)
     if saved_tokenizer is None and jax.process_index() == 0:
         saved_tokenizer = json.dumps(_new_tokenizer(config, source, order).to_json()).encode()
     tokenizer = tokenizer_from_json(json.loads(broadcast_bytes(saved_tokenizer)))
-    pairs = TrainingPairs(
-        source, order, tokenizer, config.data, image_size=config.model.image.image_size
-    )
+    if config.data.text_buckets:
+        order = _bucketed(config, source, order, tokenizer)
+    pairs = TrainingPairs(source, order, tokenizer, config.data, image=config.model.image)
     return TrainingData(source, order, tokenizer, pairs)
 
 
-def _new_tokenizer(config: TrainConfig, source: TarShards, order: Order) -> Tokenizer:
+def _bucketed(
+    config: TrainConfig, source: Sources, order: Order, tokenizer: Tokenizer
+) -> BucketedOrder:
+    check_local(source)
+    measured = None
+    if jax.process_index() == 0:
+        measured = caption_lengths(source, tokenizer, config.data).tobytes()
+    lengths = np.frombuffer(broadcast_bytes(measured), np.uint16)
+    if config.data.shuffled_captions:
+        lengths = lengths[caption_owners(np.arange(len(source)), len(source))]
+    return bucketed(order, lengths, config.data.text_buckets, config.data.bucket_group)
+
+
+def _new_tokenizer(config: TrainConfig, source: Sources, order: Order) -> Tokenizer:
+    from clipjax.data.captions import choose_caption
     from clipjax.data.decode import BadSampleError
-    from clipjax.data.pairs import choose_caption
 
     def captions():
         count = min(len(source), config.tokenizer.training_captions)
         for example in order.examples(np.arange(count)):
             try:
-                yield choose_caption(source[int(example)], config.data.caption, 0.0)
+                yield choose_caption(source[int(example)], config.data.caption)
             except BadSampleError:
                 continue  # counted where the sample is used
 
@@ -96,13 +124,13 @@ def batch_spec(config: TrainConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruc
     Raises:
         UsageError: if the batch cannot be split over the mesh.
     """
-    size, side = config.data.global_batch_size, config.model.image.image_size
+    size = config.data.global_batch_size
     check_batch_size("data.global_batch_size", size, mesh)
     place = batch_sharding(mesh)
-    length = config.model.text.context_length
+    rows = row_spec(config.data, config.model.image, config.model.text.context_length)
     return {
-        "images": jax.ShapeDtypeStruct((size, side, side, 3), np.uint8, sharding=place),
-        "tokens": jax.ShapeDtypeStruct((size, length), np.int32, sharding=place),
+        name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=place)
+        for name, (shape, dtype) in rows.items()
     }
 
 
@@ -114,36 +142,46 @@ def device_batches(
     rows = local_rows(mesh, size)
     batches = Batches(
         lambda step: data.order.samples(step, rows),
-        data.pairs,
+        data.pairs.plan,
         data.pairs.row_spec,
         first_step=first_step,
         threads=config.data.threads,
     )
 
+    steps, end_id = itertools.count(first_step), config.model.text.vocab_size - 1
+
     def put(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        step = next(steps)
+        if isinstance(data.order, BucketedOrder):
+            tokens = cut_tokens(batch["tokens"], data.order.bucket(step), end_id)
+            batch = {**batch, "tokens": tokens}
         return {name: put_rows(array, rows, size, mesh) for name, array in batch.items()}
 
     return DeviceBatches(batches, put)
 
 
-def run_record(config: TrainConfig, source: TarShards) -> dict[str, Any]:
+def run_record(config: TrainConfig, source: Sources) -> dict[str, Any]:
     """Returns what must not change under a run: which samples there are, in which order."""
-    return {
+    record = {
         "manifest": source.digest(),
         "samples": len(source),
         "global_batch_size": config.data.global_batch_size,
         "shuffle_seed": config.data.shuffle_seed,
     }
+    order = order_record(config.data, make_order(config.data, source), source)
+    return record | ({"order": order} if order else {})
 
 
 def checkpoint_files(
     config: TrainConfig, tokenizer: Tokenizer, record: Mapping[str, Any]
 ) -> dict[str, bytes]:
     """Returns the small files that make a checkpoint complete without its run."""
+    # For those who read; a run that resumes takes tokenizer.json itself.
+    record = {**record, "tokenizer": tokenizer.digest()}
     return {
         "config.json": json.dumps(to_json_dict(config), indent=1).encode(),
         "tokenizer.json": json.dumps(tokenizer.to_json()).encode(),
-        "run.json": json.dumps(dict(record), indent=1).encode(),
+        "run.json": json.dumps(record, indent=1).encode(),
     }
 
 

@@ -11,9 +11,10 @@ from jaxtyping import Array, Float, Int32
 
 from clipjax.config import TrainConfig
 from clipjax.losses import Loss
-from clipjax.models import with_params
+from clipjax.models import Patches, patches_of, with_params
 from clipjax.optim import learning_rate, update_average
 from clipjax.train.augment import augment
+from clipjax.train.device_crop import crop_and_resize
 from clipjax.train.state import TrainState
 
 Batch = Mapping[str, Array]
@@ -35,15 +36,28 @@ def make_train_step(
     schedule = learning_rate(config.optim, config.num_steps)
     augment_key = jax.random.fold_in(jax.random.key(config.seed), _AUGMENT_STREAM)
 
+    def seen_images(batch: Batch, step: Array) -> Array | Patches:
+        if "patches" in batch:
+            return patches_of(batch)
+        if "canvas" in batch:
+            images = crop_and_resize(batch["canvas"], batch["boxes"], config.model.image.image_size)
+        else:
+            images = batch["images"]
+        return augment(images, jax.random.fold_in(augment_key, step), config.augment)
+
+    def groups_of(batch: Batch) -> Int32[Array, " batch"] | None:
+        if config.loss.equal_captions:
+            return caption_groups(batch["tokens"])
+        return batch.get("image_hashes")
+
     def loss_fn(params: Mapping[str, Array], step: Array, batch: Batch) -> Float[Array, ""]:
         model = with_params(config.model, params)
-        images = augment(batch["images"], jax.random.fold_in(augment_key, step), config.augment)
         return loss(
-            model.encode_image(images),
+            model.encode_image(seen_images(batch, step)),
             model.encode_text(batch["tokens"]),
             jnp.exp(params["log_logit_scale"]),
             params.get("logit_bias"),
-            caption_groups(batch["tokens"]) if config.loss.equal_captions else None,
+            groups_of(batch),
         )
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

@@ -90,6 +90,16 @@ def test_the_first_batch_shows_pairs_of_the_data(figures):
     assert all(len(row["tokens"]) == 16 and max(row["tokens"]) < 300 for row in first)
 
 
+def test_the_tokenizer_is_shown_by_its_hash(inspect, figures, capsys):
+    assert figures["tokenizer"]["kind"] == "bpe"
+    assert len(figures["tokenizer"]["sha256"]) == 64
+    byte = inspect("--config.tokenizer.kind=byte", "--config.model.text.vocab_size=258")
+    assert byte["tokenizer"]["kind"] == "byte"
+    assert byte["tokenizer"]["sha256"] != figures["tokenizer"]["sha256"]
+    shown = f"byte tokenizer, sha256 {byte['tokenizer']['sha256'][:16]}"
+    assert shown in capsys.readouterr().out
+
+
 def test_data_that_is_not_there_does_not_hide_the_rest(inspect, capsys):
     figures = inspect("--config.data.shards=nothing/*.tar")
     assert "first_batch" not in figures

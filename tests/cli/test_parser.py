@@ -1,7 +1,7 @@
 import pytest
 
-from clipjax.cli.parser import Parser, reject_unknown_flags
-from clipjax.config import UsageError
+from clipjax.cli.parser import Parser, check_writable, reject_unknown_flags
+from clipjax.config import UsageError, UserError
 
 
 @pytest.fixture
@@ -39,3 +39,31 @@ def test_a_choice_that_does_not_exist_gets_the_nearest(parser):
         UsageError, match=r"'digit'\. Did you mean 'digits'\? There are: emoji, digits\."
     ):
         parser.parse_args(["digit"])
+
+
+def test_a_file_that_cannot_be_written_is_found_before_the_work(tmp_path):
+    check_writable("--out", str(tmp_path / "new.png"))
+    check_writable("--out", "new.png")
+    for path, why in (
+        (tmp_path, "it is a folder"),
+        (tmp_path / "none" / "a.png", f"there is no folder {tmp_path}/none"),
+    ):
+        with pytest.raises(UserError) as caught:
+            check_writable("--out", str(path))
+        assert str(caught.value) == f"--out={path}: cannot be written ({why})."
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_choices_of_other_flags_are_not_told():
+    parser = Parser(prog="p")
+    parser.add_argument("--vs", choices=["open", "none"])
+    parser.add_argument("-m", "--mode", choices=["fast", "slow"])
+    parser.add_argument("place", choices=["here"], metavar="WHERE")
+    for argv, message in (
+        (["here", "--vs=opn"], "p: no --vs 'opn'. Did you mean 'open'? There are: open, none."),
+        (["here", "-m", "x"], "p: no -m/--mode 'x'. There are: fast, slow."),
+        (["there"], "p: no WHERE 'there'. Did you mean 'here'? There are: here."),
+    ):
+        with pytest.raises(UsageError) as caught:
+            parser.parse_args(argv)
+        assert str(caught.value) == message

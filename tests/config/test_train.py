@@ -3,7 +3,10 @@ import dataclasses
 import pytest
 
 from clipjax.config import (
+    AugmentConfig,
     CheckpointConfig,
+    ConvNetConfig,
+    DataConfig,
     DualEncoderConfig,
     LogConfig,
     LossConfig,
@@ -54,3 +57,27 @@ def test_the_byte_tokenizer_needs_a_vocabulary_of_its_size():
 def test_replacing_a_field_checks_again():
     with pytest.raises(ValueError, match="num_steps=-1"):
         dataclasses.replace(TrainConfig(), num_steps=-1)
+
+
+def test_naflex_needs_a_vit_and_whole_images_for_nothing():
+    data = DataConfig(image_mode="naflex")
+    assert TrainConfig(data=data).data.max_patches == 256
+    with pytest.raises(ValueError, match=r"image_mode='naflex'.*model\.image\.kind='convnet'"):
+        TrainConfig(data=data, model=DualEncoderConfig(image=ConvNetConfig()))
+    with pytest.raises(ValueError, match=r"naflex.*leave out augment\.flip, augment\.shift$"):
+        TrainConfig(data=data, augment=AugmentConfig(flip=0.5, shift=2))
+    TrainConfig(augment=AugmentConfig(flip=0.5))
+
+
+def test_buckets_of_texts_need_a_tower_that_does_not_see_padding():
+    def train(buckets, **text):
+        return TrainConfig(
+            data=DataConfig(text_buckets=buckets), model=DualEncoderConfig(text=TextConfig(**text))
+        )
+
+    assert train((16, 32, 77)).data.bucket_group == 16
+    with pytest.raises(ValueError, match=r"text_buckets=\(16, 32\) must end with.*length=77"):
+        train((16, 32))
+    for text in ({"causal": False}, {"pool": "last"}, {"pool": "mean"}):
+        with pytest.raises(ValueError, match=r"data\.text_buckets needs model\.text\.causal"):
+            train((16, 77), **text)

@@ -86,3 +86,28 @@ def test_an_error_is_not_reported_as_the_end_of_the_work(log, terminal):
 )
 def test_a_duration_never_says_60_seconds(seconds, said):
     assert format_seconds(seconds) == said
+
+
+def test_quick_work_is_not_worth_a_word(log, terminal, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("clipjax.core.progress.time.monotonic", lambda: now[0])
+    for stream in (log, terminal):
+        now[0] = 0.0
+        with Progress("opening", 3, "shards", quiet_seconds=2.0, stream=stream) as progress:
+            now[0] = 1.9
+            progress.advance()
+        assert text(stream) == ""
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            Progress("opening", 3, "shards", quiet_seconds=2.0, stream=stream),
+        ):
+            raise KeyboardInterrupt
+        assert text(stream) == ""
+    now[0] = 0.0
+    with Progress("opening", 3, "shards", quiet_seconds=2.0, stream=log) as progress:
+        now[0] = 11.0
+        progress.advance()
+    assert [line.split("  ")[0] for line in text(log).splitlines()] == [
+        "opening: 1/3 shards",
+        "opening: 1/3 shards",
+    ]

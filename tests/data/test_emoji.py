@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipjax.cli import data as command
+from clipjax.cli import data_emoji as command
 from clipjax.config.errors import UsageError, UserError
 from clipjax.data import emoji as module
 from clipjax.data.emoji import FONT_ROOTS, SPLITS, UNICODE_ROOT, Emoji, make_emoji, split_emoji
@@ -162,7 +162,7 @@ def test_pictures_are_centred_on_white_and_in_colour(pairs):
 def test_a_second_run_gives_the_same_bytes_and_a_third_nothing(made, tmp_path, capsys):
     parser = argparse.ArgumentParser()
     command.configure(parser)
-    args = parser.parse_args(["emoji", "--out", str(tmp_path / "again"), "--size", "32"])
+    args = parser.parse_args(["--out", str(tmp_path / "again"), "--size", "32"])
     assert command.run(args) == made[1]
     for path in (path for path in sorted(made[0].rglob("*")) if path.is_file()):
         if not path.name.endswith("_stats.json"):

@@ -1,36 +1,16 @@
+import time
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipjax.data.order import Order, permute
-
-SEEDS = st.integers(0, 2**64 - 1)
+from clipjax.data.order import Order, shuffled
+from clipjax.data.streams import FullShuffle, WindowedShuffle, WithReplacement
 
 
 def order(num_examples=48, global_batch_size=8, seed=0):
-    return Order(num_examples=num_examples, global_batch_size=global_batch_size, seed=seed)
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.integers(1, 3000), SEEDS, st.integers(0, 2**40))
-def test_permute_is_a_permutation(n, seed, epoch):
-    np.testing.assert_array_equal(np.sort(permute(np.arange(n), n, seed, epoch)), np.arange(n))
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.integers(1, 2**40), SEEDS, st.lists(st.integers(0, 2**40), min_size=1, max_size=20))
-def test_a_place_does_not_depend_on_which_others_are_asked_for(n, seed, wanted):
-    offsets = np.array(wanted) % n
-    together = permute(offsets, n, seed, 3)
-    alone = [permute(offsets[i : i + 1], n, seed, 3)[0] for i in range(len(offsets))]
-    assert together.tolist() == alone
-    assert ((together >= 0) & (together < n)).all()
-
-
-def test_permute_leaves_its_argument_alone():
-    offsets = np.arange(10)
-    permute(offsets, 10, 0, 0)
-    assert offsets.tolist() == list(range(10))
+    return shuffled(num_examples=num_examples, global_batch_size=global_batch_size, seed=seed)
 
 
 def test_an_epoch_is_every_example_once_and_the_next_is_reshuffled():
@@ -65,39 +45,6 @@ def test_the_union_over_any_split_of_rows_is_the_whole_batch(step, host_of_row):
     np.testing.assert_array_equal(got, expected)
 
 
-def chi_squared(counts):
-    """Returns the statistic and a limit of five standard deviations over its mean."""
-    expected = counts.sum() / counts.size
-    df = counts.size - 1
-    return ((counts - expected) ** 2 / expected).sum(), df + 5 * np.sqrt(2 * df)
-
-
-def test_places_are_uniform_for_every_part_of_the_data():
-    """20 x 20 cells of (offset, place) for 100,000 examples.
-
-    A permutation fixes the margins, which makes the statistic only smaller.
-    """
-    place = permute(np.arange(100_000), 100_000, 7, 0)
-    statistic, limit = chi_squared(np.histogram2d(np.arange(100_000), place, bins=20)[0])
-    assert statistic < limit
-
-
-def test_neighbours_are_independent():
-    """20 x 20 cells of (place, next place) for 100,000 examples."""
-    place = permute(np.arange(100_000), 100_000, 8, 0)
-    statistic, limit = chi_squared(np.histogram2d(place[:-1], place[1:], bins=20)[0])
-    assert statistic < limit
-
-
-def test_small_permutations_are_uniform_over_seeds_and_epochs():
-    """Each of 10 examples comes first equally often: 200 seeds x 20 epochs."""
-    first = [
-        permute(np.array([0]), 10, seed, epoch)[0] for seed in range(200) for epoch in range(20)
-    ]
-    statistic, limit = chi_squared(np.bincount(first, minlength=10))
-    assert statistic < limit
-
-
 def test_replacements_are_a_function_of_sample_and_attempt():
     one = order(num_examples=1000)
     table = np.array([[one.replacement(s, a) for a in range(5)] for s in range(50)])
@@ -118,3 +65,93 @@ def test_order_does_not_change_between_versions():
 
 GOLDEN_BIG = [47361575, 382811944, 380590496, 395240417]
 GOLDEN_REPLACEMENTS = [671, 511, 805]
+
+
+def mixed(lanes=2, batch=8):
+    """Three sources: all shuffled, drawn with replacement, and shuffled in windows."""
+    streams = (
+        FullShuffle(41, 1, lanes),
+        WithReplacement(17, 2, lanes),
+        WindowedShuffle(np.array([5, 9, 20]), 3, lanes, 2),
+    )
+    return Order(
+        streams=streams,
+        global_batch_size=batch,
+        seed=4,
+        lanes=lanes,
+        weights=(1.0, 0.7, 2.0),
+    )
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 4, 8])
+def test_seen_is_examples_backwards(lanes):
+    order, steps = mixed(lanes), 150
+    samples = np.arange(8 * steps)
+    examples = order.examples(samples)
+    for example in range(0, order.num_examples, 5):
+        assert sorted(order.seen(example, steps)) == samples[examples == example].tolist()
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4, 8])
+def test_any_number_of_hosts_makes_the_same_mixed_batches(hosts):
+    order = mixed(lanes=4)
+    for step in (0, 17, 10**6):
+        whole = order.examples(order.samples(step))
+        parts = np.arange(8).reshape(hosts, -1)
+        got = np.concatenate([order.examples(order.samples(step, rows)) for rows in parts])
+        np.testing.assert_array_equal(got, whole)
+
+
+def test_the_share_of_each_source_is_its_weight():
+    order = mixed()
+    sources = [order.source_of(int(e))[0] for e in order.examples(np.arange(8 * 4096))]
+    counts = np.bincount(sources) / len(sources)
+    np.testing.assert_allclose(counts, np.array(order.weights) / sum(order.weights), atol=1e-3)
+
+
+def test_the_forecast_of_epochs():
+    order = mixed()
+    expected = [800 * w / 3.7 / n for w, n in zip((1, 0.7, 2), (41, 17, 34), strict=True)]
+    np.testing.assert_allclose(order.epochs(100), expected)
+
+
+def test_lanes_let_hosts_read_their_own_shards():
+    """64 shards, 8 lanes, 4 hosts: an epoch touches each shard from one host, cut ones from two."""
+    stream = WindowedShuffle(np.full(64, 100), 0, 8, 4)
+    order = Order(streams=(stream,), global_batch_size=32, seed=0, lanes=8)
+    hosts_of = {shard: set() for shard in range(64)}
+    for step in range(64 * 100 // 32):
+        for host, rows in enumerate(np.arange(32).reshape(4, 8)):
+            for example in order.examples(order.samples(step, rows)):
+                hosts_of[int(example) // 100].add(host)
+    assert sum(len(hosts) for hosts in hosts_of.values()) <= 64 + 3
+
+
+def test_what_does_not_fit_together_is_refused():
+    stream = FullShuffle(10, 0, 3)
+    with pytest.raises(ValueError, match="lanes=3 must divide global_batch_size=8"):
+        Order(streams=(stream,), global_batch_size=8, seed=0, lanes=3)
+    with pytest.raises(ValueError, match="2 weights for 1 sources"):
+        Order(streams=(stream,), global_batch_size=9, seed=0, lanes=3, weights=(1.0, 2.0))
+
+
+def test_replacements_of_a_mixture_come_from_the_same_source():
+    order = mixed()
+    for sample in range(200):
+        source = order.source_of(int(order.examples(np.array([sample]))[0]))[0]
+        assert {order.source_of(order.replacement(sample, a))[0] for a in range(4)} == {source}
+
+
+@pytest.mark.slow
+def test_internet_scale_on_paper():
+    """1.3 million shards and 12.8 billion samples: a batch of 32,768 and its way back."""
+    counts = np.full(1_300_000, 9846)
+    start = time.perf_counter()
+    stream = WindowedShuffle(counts, 5, 64, 8)
+    order = Order(streams=(stream,), global_batch_size=32_768, seed=5, lanes=64)
+    examples = order.examples(order.samples(41_234))
+    assert time.perf_counter() - start < 10
+    assert len(set(examples.tolist())) == 32_768
+    start = time.perf_counter()
+    assert 41_234 * 32_768 + 77 in list(order.seen(int(examples[77]), 390_625))
+    assert time.perf_counter() - start < 2

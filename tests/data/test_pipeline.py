@@ -10,8 +10,8 @@ import pytest
 
 from clipjax.core.mesh import batch_sharding, local_rows, put_rows
 from clipjax.data import pipeline
-from clipjax.data.order import Order
-from clipjax.data.pipeline import Batches, DeviceBatches
+from clipjax.data.order import shuffled
+from clipjax.data.pipeline import Batches, DeviceBatches, one_by_one
 
 SPEC = {"x": ((3,), np.dtype(np.int64)), "y": ((), np.dtype(np.float32))}
 PATIENCE = 60  # seconds until a call counts as hanging
@@ -30,7 +30,7 @@ def expected(samples):
 
 
 def order(global_batch_size=40):
-    return Order(num_examples=1000, global_batch_size=global_batch_size, seed=0)
+    return shuffled(num_examples=1000, global_batch_size=global_batch_size, seed=0)
 
 
 def take(loader, count):
@@ -51,7 +51,9 @@ def same(batch, other):
 def test_batch_k_is_the_same_wherever_and_with_whatever_iteration_began(first_step, threads, ahead):
     """40 rows: two whole tasks of a thread and a half one."""
     samples_of = order().samples
-    loader = Batches(samples_of, fill, SPEC, first_step=first_step, threads=threads, ahead=ahead)
+    loader = Batches(
+        samples_of, one_by_one(fill), SPEC, first_step=first_step, threads=threads, ahead=ahead
+    )
     for step, batch in enumerate(take(loader, 8), first_step):
         assert same(batch, expected(samples_of(step)))
         assert {k: v.dtype for k, v in batch.items()} == {k: d for k, (_, d) in SPEC.items()}
@@ -62,7 +64,14 @@ def test_batch_k_is_the_same_wherever_and_with_whatever_iteration_began(first_st
 def test_any_number_of_hosts_makes_the_same_global_batch(hosts, interleaved):
     rows = np.arange(40).reshape((-1, hosts)).T if interleaved else np.arange(40).reshape(hosts, -1)
     parts = [
-        take(Batches(functools.partial(lambda r, step: order().samples(step, r), r), fill, SPEC), 5)
+        take(
+            Batches(
+                functools.partial(lambda r, step: order().samples(step, r), r),
+                one_by_one(fill),
+                SPEC,
+            ),
+            5,
+        )
         for r in rows
     ]
     for step in range(5):
@@ -74,7 +83,7 @@ def test_any_number_of_hosts_makes_the_same_global_batch(hosts, interleaved):
 
 
 def test_buffers_are_allocated_once():
-    loader = Batches(order().samples, fill, SPEC, ahead=2)
+    loader = Batches(order().samples, one_by_one(fill), SPEC, ahead=2)
     kept = [next(loader)["x"] for _ in range(12)]  # kept, so that no address is used again
     loader.close()
     assert len({array.ctypes.data for array in kept}) == 3
@@ -88,7 +97,7 @@ def test_a_returned_batch_stays_until_the_next_is_asked_for():
         fill(sample, row)
         done.release()
 
-    loader = Batches(order().samples, counted, SPEC, ahead=2)
+    loader = Batches(order().samples, one_by_one(counted), SPEC, ahead=2)
     batch = next(loader)
     for _ in range(3 * 40):
         assert done.acquire(timeout=PATIENCE)
@@ -111,7 +120,7 @@ def failing_at(sample_number):
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_an_error_in_a_thread_is_raised_by_next_at_its_batch(threads):
-    loader = Batches(order().samples, failing_at(95), SPEC, threads=threads)
+    loader = Batches(order().samples, one_by_one(failing_at(95)), SPEC, threads=threads)
     for step in range(2):
         assert same(next(loader), expected(order().samples(step)))
     with pytest.raises(DecodeError, match="sample 95 does not decode"):
@@ -136,7 +145,7 @@ def copies(batch):
 @pytest.mark.parametrize("ahead", [1, 3])
 def test_close_ends_all_threads_wherever_the_consumer_stopped(consumed, ahead):
     before = set(threading.enumerate())
-    device = DeviceBatches(Batches(order().samples, fill, SPEC), copies, ahead=ahead)
+    device = DeviceBatches(Batches(order().samples, one_by_one(fill), SPEC), copies, ahead=ahead)
     for step in range(consumed):
         assert same(next(device), expected(order().samples(step)))
     assert finishes(device.close)
@@ -161,7 +170,7 @@ def test_an_error_of_decoding_or_transfer_is_raised_at_its_batch_and_ever_after(
     decodes = where == "put"
     fill_row, put = (fill, a_put_that_fails()) if decodes else (failing_at(95), copies)
     error = MemoryError if decodes else DecodeError
-    device = DeviceBatches(Batches(order().samples, fill_row, SPEC), put)
+    device = DeviceBatches(Batches(order().samples, one_by_one(fill_row), SPEC), put)
     for step in range(2):
         assert same(next(device), expected(order().samples(step)))
 
@@ -177,14 +186,14 @@ def test_an_error_of_decoding_or_transfer_is_raised_at_its_batch_and_ever_after(
 @pytest.mark.parametrize("consumed", [0, 1])
 def test_close_does_not_hang_when_put_or_decoding_fails_unseen(consumed):
     for fill_row, put in ((failing_at(45), copies), (fill, a_put_that_fails())):
-        device = DeviceBatches(Batches(order().samples, fill_row, SPEC), put, ahead=1)
+        device = DeviceBatches(Batches(order().samples, one_by_one(fill_row), SPEC), put, ahead=1)
         for _ in range(consumed):
             next(device)
         assert finishes(device.close)
 
 
 def test_a_batch_asked_for_after_close_is_an_error_and_no_wait():
-    device = DeviceBatches(Batches(order().samples, fill, SPEC), copies)
+    device = DeviceBatches(Batches(order().samples, one_by_one(fill), SPEC), copies)
     next(device)
     device.close()
 
@@ -202,7 +211,7 @@ def test_waiting_for_input_is_counted_and_computing_is_not():
         assert gate.wait(PATIENCE)
         fill(sample, row)
 
-    device = DeviceBatches(Batches(order().samples, gated, SPEC), copies)
+    device = DeviceBatches(Batches(order().samples, one_by_one(gated), SPEC), copies)
     opener = threading.Timer(0.3, gate.set)
     opener.start()
     start = time.perf_counter()
@@ -233,7 +242,7 @@ def fill_row(sample, row):
 def aligned_batches(monkeypatch):
     """Batches over aligned buffers, decoded as fast as the threads can."""
     monkeypatch.setattr(pipeline, "np", types.SimpleNamespace(zeros=aligned_zeros))
-    loader = Batches(order(ROWS).samples, fill_row, ALIGNED_SPEC, ahead=2)
+    loader = Batches(order(ROWS).samples, one_by_one(fill_row), ALIGNED_SPEC, ahead=2)
     yield loader
     loader.close()
 

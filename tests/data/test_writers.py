@@ -10,7 +10,8 @@ from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from clipjax.config.errors import UserError
-from clipjax.data.writers import DatasetFolder, Sample, write_shards
+from clipjax.data.decode import BadSampleError
+from clipjax.data.writers import DatasetFolder, Sample, make_folder, write_members, write_shards
 
 
 def samples(count, *, fail_at=None):
@@ -173,3 +174,47 @@ def test_other_contents_are_refused(tmp_path, text):
     (tmp_path / "dataset.json").write_text(text)
     with pytest.raises(UserError, match=r"dataset.json: holds .*wanted .*--out"):
         folder(tmp_path).complete()
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("jpeg", "jpg"), ("png", "png"), ("webp", "webp")])
+def test_encoded_bytes_are_written_as_they_are(tmp_path, kind, suffix):
+    buffer = io.BytesIO()
+    Image.new("RGB", (13, 7), "red").save(buffer, kind)
+    write_shards(tmp_path, [Sample(buffer.getvalue(), "red", {"width": 1, "x": 2})])
+    by_name = {member.name: data for member, data in members(tmp_path / "00000.tar")}
+    assert by_name[f"000000000.{suffix}"] == buffer.getvalue()
+    fields = json.loads(by_name["000000000.json"])
+    assert (fields["height"], fields["x"]) == (7, 2)
+
+
+def test_bytes_that_are_no_image_leave_nothing(tmp_path):
+    with pytest.raises(BadSampleError, match="damaged"):
+        write_shards(tmp_path, [*samples(3), Sample(b"no image", "text")], shard_size=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_members_are_written_with_their_new_key(tmp_path):
+    given = [{"jpg": b"a", "txt": b"x", "json": {"key": "old", "n": 1}}, {"png": b"b"}]
+    assert write_members(tmp_path, given, shard_size=1) == 2
+    first = {member.name: data for member, data in members(tmp_path / "00000.tar")}
+    assert first["000000000.jpg"] == b"a"
+    assert json.loads(first["000000000.json"]) == {"key": "000000000", "n": 1}
+    second = {member.name: data for member, data in members(tmp_path / "00001.tar")}
+    assert second == {"000010000.png": b"b"}
+
+
+def test_a_lone_surrogate_does_not_end_the_writing(tmp_path):
+    write_members(tmp_path, [{"jpg": b"a", "json": {"text": "\ud800"}}])
+    by_name = {member.name: data for member, data in members(tmp_path / "00000.tar")}
+    assert json.loads(by_name["000000000.json"])["text"] == "?"
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    for path in (tmp_path / "file", tmp_path / "file" / "below", "/proc/none"):
+        with pytest.raises(UserError, match="cannot be made or written") as caught:
+            make_folder(path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert "\n" not in str(caught.value)

@@ -175,7 +175,7 @@ def test_a_bad_caption_is_named_with_shard_and_key(root, make_tar):
 
 @pytest.mark.parametrize(
     ("data", "reason"),
-    [(b"", "damaged"), (b"<html>", "damaged"), (png(np.zeros((30, 30), np.uint8)), "too large")],
+    [(b"", "empty"), (b"<html>", "not an image"), (png(np.zeros((30, 30), np.uint8)), "too large")],
 )
 def test_an_evaluation_picture_that_does_not_decode_is_an_error(root, make_tar, data, reason):
     """Training replaces such a sample; a score over fewer pictures would be another score."""

@@ -95,7 +95,7 @@ def test_losses_are_those_of_open_clip_in_value_and_gradient(kind, scale, sharde
 
 def test_evaluation_crops_are_those_of_open_clip():
     """To the last bit: the filter, the rounding of the long side, and the offset of the crop."""
-    from clipjax.data.decode import resize_exact
+    from clipjax.data.resize import resize_exact
 
     golden = load("preprocessing")
     numbers = [key.removeprefix("image_") for key in golden if key.startswith("image_")]

@@ -111,3 +111,31 @@ def test_initial_deviations_are_those_of_clip(tiny):
     for name, std in documented.items():
         value = np.asarray(params[name])
         assert abs(value.std() / std - 1) < 5 / np.sqrt(2 * value.size), name
+
+
+def test_shorter_texts_are_those_with_padding_behind(tiny):
+    """Causal attention and the end token: what comes behind it, and how much, is not seen."""
+    config = tiny.model(text=tiny.text(context_length=9))
+    params = tiny.params(config)
+    encode = jax.jit(lambda p, x: with_params(config, p).encode_text(x))
+    gradient = jax.jit(jax.grad(lambda p, x: with_params(config, p).encode_text(x)[:, 0].sum()))
+    tokens = tiny.tokens(
+        [18, 3, 19, 0, 0, 0, 0, 0, 0], [18, 3, 4, 5, 19, 0, 0, 0, 0], [18, 19, 0, 0, 0, 0, 0, 0, 0]
+    )
+    for length in (5, 6, 8):
+        np.testing.assert_allclose(
+            encode(params, tokens[:, :length]), encode(params, tokens), atol=1e-6
+        )
+    whole, short = gradient(params, tokens), gradient(params, tokens[:, :5])
+    for name in whole:
+        np.testing.assert_allclose(short[name], whole[name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("fields", [{"causal": False}, {"pool": "mean"}, {"pool": "last"}])
+def test_where_padding_is_seen_its_length_matters(fields, tiny):
+    """Why `data.text_buckets` refuses these."""
+    config = tiny.model(text=tiny.text(**fields))
+    params = tiny.params(config)
+    encode = jax.jit(lambda p, x: with_params(config, p).encode_text(x))
+    tokens = tiny.tokens([18, 3, 19, 0, 0, 0])
+    assert np.abs(encode(params, tokens[:, :4]) - encode(params, tokens)).max() > 1e-3

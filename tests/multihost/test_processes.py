@@ -8,6 +8,8 @@ import time
 import numpy as np
 import pytest
 
+from clipjax.config import MixtureConfig, to_json_dict
+
 pytestmark = pytest.mark.slow
 
 # Quick to find a hang: a step of the tiny run takes milliseconds.
@@ -69,6 +71,78 @@ def test_losses_and_scores_of_four_processes_equal_those_of_one(
     assert_same_run(losses_of, tmp_path / "run", one_process)
 
 
+_SHAPES = [
+    "--config.data.image_mode=naflex",
+    "--config.data.max_patches=6",
+    "--config.data.text_buckets=(9, 16)",
+    "--config.data.bucket_group=5",
+]
+
+
+def test_patches_and_bucketed_texts_are_the_same_in_two_processes(
+    launch, losses_of, clipjax_command, config_file, tmp_path
+):
+    one, two = tmp_path / "one", tmp_path / "two"
+    done = clipjax_command(
+        "train", f"--config={config_file}", f"--workdir={one}", *_STEPS, *_SHAPES, devices=4
+    )
+    assert done.returncode == 0, done.stderr
+    run = launch(two, *_STEPS, *_SHAPES, num_processes=2)
+    assert run.wait() == [0, 0], run.text(0)
+    assert_same_run(losses_of, two, one)
+
+
+_ELASTIC = [
+    "--config.num_steps=60",
+    "--config.log.every_steps=1",
+    "--config.checkpoint.every_steps=5",
+]
+
+
+@pytest.fixture
+def mixture_file(tiny_config, replace_in, tmp_path):
+    """The tiny run on a mixture, read in windows by four lanes."""
+    mixture = {
+        "a": MixtureConfig(shards="train/00000.tar", weight=2.0),
+        "b": MixtureConfig(shards="train/*.tar"),
+    }
+    config = replace_in(tiny_config, "data.shards", "")
+    for field, value in (("mixture", mixture), ("window_shards", 1), ("lanes", 4)):
+        config = replace_in(config, f"data.{field}", value)
+    path = tmp_path / "mixture.json"
+    path.write_text(json.dumps(to_json_dict(config)))
+    return path
+
+
+@pytest.mark.parametrize("order", ["shuffle", "mixture in windows"])
+def test_a_run_killed_with_four_processes_goes_on_with_two_and_ends_with_one(
+    launch, losses_of, clipjax_command, config_file, mixture_file, tmp_path, order
+):
+    config = config_file if order == "shuffle" else mixture_file
+    flags = [f"--config={config}", *_ELASTIC]
+    one, run = tmp_path / "one", tmp_path / "run"
+    done = clipjax_command("train", f"--workdir={one}", *flags, devices=4)
+    assert done.returncode == 0, done.stderr
+
+    four = launch(run, *flags, num_processes=4)
+    four.wait_for(0, "step 8/")
+    four.signal(2)
+    assert 0 not in four.wait(60)
+
+    two = launch(run, *flags, num_processes=2)
+    two.wait_for(0, "resumed at step")
+    two.wait_for(0, "step 24/")
+    two.signal(1, signal.SIGTERM)
+    assert two.wait(60) == [75, 75], two.text(0)
+
+    last = launch(run, *flags)
+    assert last.wait(120) == [0], last.text(0)
+    assert "resumed at step" in last.text(0)
+    ours, expected = losses_of(run), losses_of(one)
+    assert list(ours) == list(expected) == list(range(1, 61))
+    np.testing.assert_allclose(list(ours.values()), list(expected.values()), rtol=1e-5)
+
+
 def assert_same_run(losses_of, workdir, expected_workdir):
     ours, expected = losses_of(workdir), losses_of(expected_workdir)
     assert list(ours) == list(expected) == list(range(1, 13))
@@ -119,10 +193,10 @@ import os, sys, time
 import clipjax.data.pairs as pairs
 fill = pairs.TrainingPairs._fill
 
-def broken(self, sample, example, row):
+def broken(self, sample, *rest):
     if sample > 500 and "--process_id=1" in sys.argv:
         {what}
-    return fill(self, sample, example, row)
+    return fill(self, sample, *rest)
 
 pairs.TrainingPairs._fill = broken
 from clipjax.cli.main import main

@@ -1,16 +1,18 @@
 """A tiny training step on any mesh, and batches of random pairs."""
 
+import shutil
 import types
 
 import jax
 import numpy as np
 import pytest
 
+from clipjax.core.checkpoint import CheckpointReader
 from clipjax.core.mesh import make_mesh
 from clipjax.losses import make_loss
 from clipjax.optim import make_optimizer
 from clipjax.train.setup import batch_spec
-from clipjax.train.state import abstract_state, init_state
+from clipjax.train.state import abstract_state, as_dict, init_state
 from clipjax.train.step import compile_step, make_train_step
 
 
@@ -42,10 +44,10 @@ def make_trainer():
 
         def batch(number):
             rng = np.random.default_rng(number)
-            images = rng.integers(0, 256, spec["images"].shape).astype(spec["images"].dtype)
+            arrays = _images(rng, spec)
             tokens = rng.integers(0, config.model.text.vocab_size, spec["tokens"].shape)
             tokens[:, -1] = config.model.text.vocab_size - 1
-            arrays = {"images": images, "tokens": tokens.astype(np.int32)}
+            arrays["tokens"] = tokens.astype(np.int32)
             return {k: jax.device_put(v, spec[k].sharding) for k, v in arrays.items()}
 
         return types.SimpleNamespace(
@@ -74,3 +76,60 @@ def losses_of():
         return state, losses
 
     return run
+
+
+def _images(rng, spec):
+    """Random squares, or patches of images of random shapes with garbage behind them."""
+    if "images" in spec:
+        shape = spec["images"].shape
+        return {"images": rng.integers(0, 256, shape).astype(spec["images"].dtype)}
+    rows, most, _ = spec["patches"].shape
+    grid = np.stack([rng.integers(1, 3, rows), rng.integers(1, most // 2 + 1, rows)], 1)
+    places = np.arange(most)
+    row, column = places // grid[:, 1:], places % grid[:, 1:]
+    return {
+        "patches": rng.integers(0, 256, spec["patches"].shape).astype(np.uint8),
+        "patch_positions": np.stack([row, column], -1).astype(np.int16),
+        "patch_mask": places < grid.prod(axis=1, keepdims=True),
+        "patch_grid": grid.astype(np.int32),
+    }
+
+
+@pytest.fixture(scope="session")
+def run_here():
+    """Runs a config in this process; returns the figures of the run."""
+    from clipjax.core.distributed import Cluster, joined
+    from clipjax.train.run import run
+
+    def start(config, workdir):
+        with joined(Cluster()) as lifeline:
+            return run(config, workdir, lifeline)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def resumed_state(run_here):
+    """Checks that a finished run, taken up again at one of its checkpoints, ends the same."""
+
+    def arrays(config, workdir):
+        mesh = make_mesh(config.mesh)
+        like = as_dict(abstract_state(config, make_optimizer(config.optim, config.num_steps), mesh))
+        state = CheckpointReader(workdir / "checkpoints").restore(config.num_steps, like)
+        return {
+            jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
+            for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        }
+
+    def check(config, workdir, step):
+        expected = arrays(config, workdir)
+        assert len(expected) > 100
+        again = workdir.with_name(workdir.name + "-again")
+        shutil.copytree(workdir, again)
+        for folder in (again / "checkpoints").iterdir():
+            if int(folder.name) > step:
+                shutil.rmtree(folder)
+        assert run_here(config, again)["resumed_from"] == step
+        assert arrays(config, again) == expected
+
+    return check

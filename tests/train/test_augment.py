@@ -1,4 +1,5 @@
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +7,8 @@ import numpy as np
 import pytest
 
 from clipjax.config import AugmentConfig
-from clipjax.train.augment import augment
+from clipjax.core.mesh import batch_sharding
+from clipjax.train.augment import augment, row_keys
 
 KEY = jax.random.key(0)
 run = jax.jit(augment, static_argnames="config")
@@ -21,7 +23,67 @@ def test_nothing_is_changed_by_default(images):
     assert augment(images, KEY, AugmentConfig()) is images
 
 
-ALL = AugmentConfig(flip=0.5, colour=0.3, shift=2, noise=0.1)
+@pytest.mark.parametrize(
+    "config",
+    [
+        AugmentConfig(colour_jitter_probability=1.0, rand_augment_magnitude=30),
+        AugmentConfig(colour_jitter=(1.0, 1.0, 1.0, 0.5), colour_jitter_probability=0.0),
+    ],
+)
+def test_a_strength_without_its_probability_changes_nothing(images, config):
+    assert augment(images, KEY, config) is images
+
+
+ONE_BY_ONE = {
+    "flip": AugmentConfig(flip=0.5),
+    "shift": AugmentConfig(shift=2),
+    "rand_augment": AugmentConfig(rand_augment_layers=2),
+    "colour_jitter": AugmentConfig(colour_jitter=(0.32, 0.32, 0.32, 0.08)),
+    "grey": AugmentConfig(grey_probability=0.5),
+    "colour": AugmentConfig(colour=0.3),
+    "noise": AugmentConfig(noise=0.1),
+}
+ALL = AugmentConfig(
+    flip=0.5,
+    shift=2,
+    rand_augment_layers=2,
+    colour_jitter=(0.32, 0.32, 0.32, 0.08),
+    grey_probability=0.2,
+    colour=0.3,
+    noise=0.1,
+)
+CONFIGS = {**ONE_BY_ONE, "all": ALL}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_row_depends_on_its_number_and_on_nothing_of_other_rows(images, config):
+    """The other rows are permuted, then cut off: row 5 stays, and so does what was done to it."""
+    out = run(images, KEY, config=config)
+    assert out.dtype == jnp.float32
+    others = np.random.default_rng(0).permutation(len(images))
+    others[[5, int(np.flatnonzero(others == 5)[0])]] = 5, others[5]
+    moved = run(images[others], KEY, config=config)
+    np.testing.assert_array_equal(moved[5], out[5])
+    assert (np.asarray(moved) != np.asarray(out)).mean() > 0.5
+    np.testing.assert_array_equal(run(images[:8], KEY, config=config), out[:8])
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_eight_devices_give_the_bits_of_one_and_do_not_talk(images, config, mesh):
+    place = batch_sharding(mesh)
+    split = jax.device_put(images, place)
+    out = run(split, KEY, config=config)
+    assert out.sharding.is_equivalent_to(place, out.ndim)
+    np.testing.assert_array_equal(out, run(images, KEY, config=config))
+    program = run.lower(split, KEY, config=config).compile().as_text()
+    assert "f32[3,6,8,3]" in program
+    assert not re.search(r"all-|collective|reduce-scatter", program)
+
+
+def test_the_key_of_a_row_is_folded_in():
+    keys = row_keys(jax.random.fold_in(KEY, 7), 5)
+    expected = jax.random.fold_in(jax.random.fold_in(KEY, 7), 3)
+    assert keys[3] == expected
 
 
 def test_is_a_pure_function_of_the_key(images):
@@ -91,10 +153,51 @@ def test_what_is_not_asked_for_does_not_move_what_is(images):
     flips = np.asarray(run(images, KEY, config=AugmentConfig(flip=0.5)))
     both = np.asarray(run(images, KEY, config=AugmentConfig(flip=0.5, noise=1e-4)))
     assert np.abs(both - flips).max() < 1
+    greyed = np.asarray(run(images, KEY, config=AugmentConfig(grey_probability=0.5)))
+    both = np.asarray(run(images, KEY, config=AugmentConfig(flip=0.5, grey_probability=0.5)))
+    were, are = ((np.ptp(x, axis=-1) == 0).all(axis=(1, 2)) for x in (greyed, both))
+    assert 0 < were.sum() < len(were)
+    np.testing.assert_array_equal(are, were)
 
 
 def test_every_image_is_changed_in_its_own_way(images):
     same = jnp.broadcast_to(images[:1], images.shape)
-    for config in (AugmentConfig(colour=0.3), AugmentConfig(noise=0.1)):
+    jitter = AugmentConfig(colour_jitter=(0.4, 0.4, 0.4, 0.1), colour_jitter_probability=1.0)
+    for config in (AugmentConfig(colour=0.3), AugmentConfig(noise=0.1), jitter):
         out = np.asarray(run(same, KEY, config=config))
         assert len({row.tobytes() for row in out}) == len(out)
+
+
+def test_the_share_asked_for_is_jittered_and_the_rest_is_untouched(images):
+    many = jnp.tile(images, (20, 1, 1, 1))
+    config = AugmentConfig(colour_jitter=(0.4, 0.4, 0.4, 0.1), colour_jitter_probability=0.8)
+    out = np.asarray(run(many, KEY, config=config))
+    untouched = (out == np.asarray(many)).all(axis=(1, 2, 3)).mean()
+    # Four standard deviations of 480 draws.
+    assert abs(untouched - 0.2) < 4 * np.sqrt(0.2 * 0.8 / len(many))
+    assert out.min() >= 0
+    assert out.max() <= 255
+
+
+def test_the_share_asked_for_is_grey_with_the_weights_of_the_standard(images):
+    many = jnp.tile(images, (20, 1, 1, 1))
+    out = np.asarray(run(many, KEY, config=AugmentConfig(grey_probability=0.2)))
+    pixels = np.asarray(many, np.float32)
+    grey = np.repeat(pixels @ np.float32([[0.299], [0.587], [0.114]]), 3, axis=-1)
+    is_grey = np.abs(out - grey).max(axis=(1, 2, 3)) < 1e-3
+    kept = (out == pixels).all(axis=(1, 2, 3))
+    assert (is_grey ^ kept).all()
+    assert abs(is_grey.mean() - 0.2) < 4 * np.sqrt(0.2 * 0.8 / len(many))
+
+
+def test_grey_comes_after_the_colours_and_before_the_noise(images):
+    config = AugmentConfig(
+        rand_augment_layers=2,
+        colour_jitter=(0.4, 0.4, 0.4, 0.5),
+        colour_jitter_probability=1.0,
+        grey_probability=1.0,
+    )
+    out = np.asarray(run(images, KEY, config=config))
+    np.testing.assert_array_equal(out, np.repeat(out[..., :1], 3, axis=-1))
+    out = np.asarray(run(images, KEY, config=AugmentConfig(grey_probability=1.0, noise=0.1)))
+    assert np.abs(out - out[..., :1]).mean() > 1

@@ -18,6 +18,7 @@ from clipjax.config import AugmentConfig, MeshConfig
 from clipjax.core.mesh import make_mesh
 from clipjax.losses import sigmoid_loss, softmax_loss
 from clipjax.models import with_params
+from clipjax.train.device_crop import crop_and_resize
 from clipjax.train.step import caption_groups
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "loss_curve.json"
@@ -243,6 +244,50 @@ def test_equal_captions_are_positives_of_each_other(equal, make_trainer, step_co
     assert abs(together - apart) > 0.1
     _, metrics = trainer.step(trainer.init(), batch)
     np.testing.assert_allclose(metrics["train/loss"], together if equal else apart, rtol=1e-5)
+
+
+def test_equal_images_are_positives_of_each_other(make_trainer, step_config, replace_in):
+    """The loss is the reference's with the groups that the host has found, here three rows."""
+    config = replace_in(step_config, "data.equal_images", True)
+    trainer = make_trainer(config)
+    batch, place = trainer.batch(0), trainer.spec["image_hashes"]
+    hashes = np.arange(len(batch["tokens"])).astype(place.dtype)
+    hashes[[1, 4]] = hashes[0]
+    batch["image_hashes"] = jax.device_put(hashes, place.sharding)
+    params = jax.tree.map(np.array, trainer.init().params)
+    images, texts = jax.jit(functools.partial(encode, config.model))(params, batch)
+    scale = jnp.exp(params["log_logit_scale"])
+    expected = softmax_loss(images, texts, scale, None, jnp.asarray(hashes))
+    assert abs(expected - softmax_loss(images, texts, scale)) > 1e-3
+    _, metrics = trainer.step(trainer.init(), batch)
+    np.testing.assert_allclose(metrics["train/loss"], expected, rtol=1e-5)
+
+
+def test_in_device_mode_the_step_crops_and_resizes(make_trainer, step_config, replace_in):
+    """The loss is that of the pictures that `crop_and_resize` makes of the canvases."""
+    device = replace_in(step_config, "data.image_mode", "device")
+    trainer = make_trainer(replace_in(device, "data.canvas_size", 32))
+    plain = make_trainer(step_config)
+    batch, rng = plain.batch(0), np.random.default_rng(0)
+    size = len(batch["tokens"])
+    canvas = rng.integers(0, 256, (size, 32, 32, 3), np.uint8)
+    boxes = np.sort(rng.integers(0, 33, (size, 2, 2)), axis=1).astype(np.float32)
+    boxes[:, 1] = np.minimum(boxes[:, 0] + 9, 32) + (boxes[:, 1] - boxes[:, 0]) // 4
+    boxes = np.minimum(boxes.reshape(size, 4), 32)
+    side = step_config.model.image.image_size
+    images = crop_and_resize(jnp.asarray(canvas), jnp.asarray(boxes), side)
+    spec = trainer.spec
+    assert set(spec) == {"canvas", "boxes", "tokens"}
+    placed = {
+        "canvas": jax.device_put(canvas, spec["canvas"].sharding),
+        "boxes": jax.device_put(boxes, spec["boxes"].sharding),
+        "tokens": batch["tokens"],
+    }
+    expected = plain.step(
+        plain.init(), {**batch, "images": jax.device_put(images, batch["images"].sharding)}
+    )[1]["train/loss"]
+    found = trainer.step(trainer.init(), placed)[1]["train/loss"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_augmentation_is_a_function_of_seed_and_step(make_trainer, step_config, replace_in):

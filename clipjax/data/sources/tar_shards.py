@@ -1,191 +1,291 @@
 """Random access to the samples of WebDataset tar shards, without unpacking them."""
 
-import bisect
-import glob
+import functools
 import hashlib
-import os
 import threading
 import zlib
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import google_crc32c
 import numpy as np
 
-from clipjax.config.errors import UsageError, UserError
+from clipjax.config import RemoteConfig
+from clipjax.config.errors import UserError
+from clipjax.core.progress import Progress
+from clipjax.data.decode import BadSampleError
+from clipjax.data.manifest import Manifest
+from clipjax.data.sources.tar_table import IMAGE_SUFFIXES, ShardTable, complete_rows
+from clipjax.data.storage import (
+    ChangedError,
+    Storage,
+    StorageError,
+    expand_shards,
+    is_remote,
+    open_storage,
+)
+from clipjax.data.streams import Piece
+from clipjax.data.tar_damage import printable
 from clipjax.data.tar_index import HEADER_BYTES, ShardIndex, open_index
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+_MOST_BYTES = 64_000_000
+_MOST_ROWS = 8_000_000
+_MOST_READS = 4  # of bytes that are not those indexed
 
 
 class ShardChangedError(UserError):
     """A shard is no longer what was indexed: no sample of it can be trusted."""
 
 
-def expand_shards(root: str, patterns: str) -> list[str]:
-    """Returns the local files that patterns with `*` and `{00000..00041}` name, sorted.
-
-    Args:
-        root: directory that relative patterns start from.
-        patterns: separated by spaces.
-
-    Raises:
-        UserError: if a pattern matches no file, or names something that is not a local file.
-    """
-    from webdataset.shardlists import expand_urls
-
-    paths: list[str] = []
-    for pattern in patterns.split():
-        if "://" in pattern or pattern.startswith("pipe:"):
-            raise UserError(
-                f"data.shards={pattern!r}: only files of this machine can be read. Mount or copy "
-                "the shards and name them by path."
-            )
-        found = []
-        for expanded in expand_urls(pattern):
-            names = glob.glob(expanded, root_dir=root) if glob.has_magic(expanded) else [expanded]
-            found += [os.path.join(root, name) for name in names]
-        if not found:
-            raise UserError(
-                f"data.shards={pattern!r}: matches no file below data.root={root!r} (seen from "
-                f"{os.getcwd()}). Check both; set them with --config.data.root= and "
-                "--config.data.shards=. `clipjax data emoji --out DIR` makes shards."
-            )
-        paths += found
-    if not paths:
-        raise UsageError(
-            "data.shards is empty. Name WebDataset shards, e.g. --config.data.shards='train/*.tar'."
-        )
-    return sorted(set(paths))
-
-
-class TarShards(Sequence[Mapping[str, bytes]]):
+class TarShards:
     """The complete samples of shards: those with an image and all of `needs`.
 
-    The bytes of a sample are read with one `pread` a file when it is asked for, so shuffling is
-    global and a resumed run reads nothing twice. Threads may share an instance: `pread` keeps no
-    position.
+    The bytes of a sample are read when it is asked for, one range a file, so shuffling is global
+    and a resumed run reads nothing twice. Threads may share an instance.
+
+    Args:
+        shards: paths or URLs, whose indexes are all opened now; or a manifest, which knows how
+            many samples each has, so that the index of a shard is opened when it is read.
+        needs: suffixes that a sample must have besides an image.
+        index_dir: where indexes are cached; see `open_index`.
+        storage: reads the shards; by default opened for them.
 
     Attributes:
         num_incomplete: samples passed over because a needed file was missing.
         example_incomplete: "shard: key" of the first of them, or "".
+        damage: what is wrong with each shard that is not sound, by path; only of shards whose
+            indexes were opened.
+        shard_counts: samples of each shard, int64.
+
+    Raises:
+        UserError: if a shard cannot be read or none has a complete sample.
     """
 
     def __init__(
-        self, paths: Sequence[str], *, needs: Sequence[str] = ("txt",), index_dir: str | None = None
+        self,
+        shards: Sequence[str] | Manifest,
+        *,
+        needs: Sequence[str] = ("txt",),
+        index_dir: str | None = None,
+        storage: Storage | None = None,
     ):
-        with ThreadPoolExecutor(8) as pool:
-            self._shards = list(pool.map(lambda path: open_index(path, index_dir), paths))
-        self._needs = tuple(needs)
-        self._rows = [_complete_rows(shard, self._needs) for shard in self._shards]
-        self._ends = np.cumsum([len(rows) for rows in self._rows]).tolist()
-        self.num_incomplete = sum(map(len, self._shards)) - len(self)
-        self.example_incomplete = self._first_incomplete()
-        self._handles: dict[int, int] = {}
-        self._opening = threading.Lock()
+        self._manifest = shards if isinstance(shards, Manifest) else Manifest.of_urls(shards)
+        self._members = (*needs, "image")
+        self._index_dir = index_dir
+        first = [self._manifest.url(0)] if len(self._manifest) else []
+        self._storage = storage or open_storage(first, RemoteConfig())
+        self._index = functools.lru_cache(maxsize=8)(self._open_index)
+        self._tables: OrderedDict[int, ShardTable] = OrderedDict()
+        self._rows_kept = 0
+        self._lock = threading.Lock()
+        self._fetching = ThreadPoolExecutor(2, thread_name_prefix="ahead")
+        self._announced: set[Piece] = set()
+        self.damage: dict[str, str] = {}
+        self.num_incomplete, self.example_incomplete = self._manifest.num_incomplete, ""
+        self._digest = self._manifest.digest
+        if isinstance(shards, Manifest):
+            self._manifest.check_needs(needs)
+            self.shard_counts = self._manifest.counts
+        else:
+            self.shard_counts = self._open_all()
+        self._ends = np.cumsum(self.shard_counts)
         if not len(self):
             raise UserError(
-                f"{paths[0]}: no complete sample in {len(paths)} shards. A sample needs an image "
-                f"({', '.join(IMAGE_SUFFIXES)}) and .{', .'.join(self._needs)} of the same key."
+                f"{self._manifest.url(0)}: no complete sample in {len(self._manifest)} shards. A "
+                f"sample needs an image ({', '.join(IMAGE_SUFFIXES)}) and .{', .'.join(needs)} of "
+                "the same key."
             )
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return int(self._ends[-1])
 
-    def __getitem__(self, index: int) -> Mapping[str, bytes]:  # type: ignore[override]
+    def __getitem__(self, index: int) -> Mapping[str, bytes]:
         """Returns {"image": encoded bytes, "txt": ..., ...}: the image and what was needed.
 
         Raises:
             IndexError: if there is no such sample.
             ShardChangedError: if the shard has changed since it was indexed.
+            BadSampleError: if the bytes of this sample are not those that were indexed.
         """
+        return self._files(index, self._members)
+
+    def texts(self, index: int) -> Mapping[str, bytes]:
+        """Returns the files of a sample without the image."""
+        return self._files(index, self._members[:-1])
+
+    def _files(self, index: int, members: Sequence[str]) -> Mapping[str, bytes]:
         shard, row = self._locate(index)
-        table = self._shards[shard]
-        out = {}
-        for kind in (*self._needs, "image"):
-            column = _column(table, row, kind)
-            out[kind] = self._read(shard, row, column)
-        return out
+        table = self._table(shard)
+        return {kind: self._read(shard, table, row, column) for column, kind in enumerate(members)}
+
+    def __iter__(self):
+        return (self[index] for index in range(len(self)))
 
     def key(self, index: int) -> str:
         """Returns "shard: key" of a sample, for messages."""
         shard, row = self._locate(index)
-        return f"{self._shards[shard].path}: {self._shards[shard].keys[row]}"
+        index_row = int(self._table(shard).rows[row])
+        return f"{self._manifest.url(shard)}: {printable(self._index(shard).keys[index_row])}"
+
+    def shard_url(self, shard: int) -> str:
+        """Returns the path or URL of a shard."""
+        return self._manifest.url(shard)
+
+    def place(self, index: int) -> str:
+        """Returns "shard: sample N" without opening the shard."""
+        shard, row = self._locate(index)
+        return f"{self.shard_url(shard)}: sample {row:,}"
+
+    def find(self, key: str) -> list[int]:
+        """Returns the samples with a key; with "shard: key" only that shard is opened.
+
+        Of the path of the shard its last parts are enough.
+        """
+        where, colon, name = key.rpartition(": ")
+        urls = map(self.shard_url, range(len(self._manifest)))
+        shards = [shard for shard, url in enumerate(urls) if colon and _names(where, url)]
+        found, many = [], shards or range(len(self._manifest))
+        with Progress("looking for the key", len(many), "shards", quiet_seconds=2.0) as progress:
+            for shard in many:
+                found += self._find(shard, name if shards else key)
+                progress.advance()
+        return found
 
     def digest(self) -> str:
         """Returns the hash of the manifest: which samples there are, in which order."""
-        parts = [
-            f"{shard.digest()} {len(rows)}"
-            for shard, rows in zip(self._shards, self._rows, strict=True)
-        ]
-        return hashlib.sha256("\n".join([*parts, *self._needs]).encode()).hexdigest()
+        return hashlib.sha256("\n".join([self._digest, *self._members[:-1]]).encode()).hexdigest()
+
+    @functools.cached_property
+    def reads_ahead(self) -> bool:
+        """Whether any of the shards is remote, so that `prefetch` is of use."""
+        return b"://" in self._manifest.names.tobytes()
+
+    def prefetch(self, pieces: Collection[Piece]) -> None:
+        """Begins to fetch parts of shards that are remote; returns at once.
+
+        Args:
+            pieces: all that are read soon. Those that were among them at the last call are under
+                way already.
+        """
+        with self._lock:
+            new = [piece for piece in pieces if piece not in self._announced]
+            self._announced = set(pieces)
+        for piece in new:
+            if is_remote(self._manifest.url(piece.shard)):
+                self._fetching.submit(self._fetch, piece)
 
     def close(self) -> None:
         """Closes the files; reading opens them again."""
-        with self._opening:
-            for handle in self._handles.values():
-                os.close(handle)
-            self._handles.clear()
+        self._storage.close()
+
+    def _find(self, shard: int, key: str) -> list[int]:
+        first = int(self._ends[shard] - self.shard_counts[shard])
+        named = [row for row, own in enumerate(self._index(shard).keys) if own == key]
+        return (first + np.flatnonzero(np.isin(self._table(shard).rows, named))).tolist()
+
+    def _open_all(self) -> np.ndarray:
+        shards, indexes = range(len(self._manifest)), []
+        with (
+            Progress("opening", len(shards), "shards", quiet_seconds=2.0) as progress,
+            ThreadPoolExecutor(8) as pool,
+        ):
+            for index in pool.map(self._open_index, shards):
+                indexes.append(index)
+                progress.advance()
+        parts, counts = [], []
+        for shard, index in enumerate(indexes):
+            table = ShardTable.of_index(index, self._members)
+            self._tables[shard] = table
+            parts.append(f"{index.digest()} {len(table)}")
+            counts.append(len(table))
+            if index.damage:
+                self.damage[index.path] = index.damage.summary()
+            missing = np.setdiff1d(np.arange(len(index)), table.rows)
+            if len(missing) and not self.example_incomplete:
+                self.example_incomplete = f"{index.path}: {printable(index.keys[missing[0]])}"
+            self.num_incomplete += len(missing)
+        self._digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return np.array(counts, np.int64)
+
+    def _open_index(self, shard: int) -> ShardIndex:
+        url = self._manifest.url(shard)
+        index = open_index(url, self._index_dir, storage=self._storage)
+        if not self._manifest.agrees(shard, index):
+            raise self._changed(shard, "the manifest lists other samples")
+        return index
+
+    def _table(self, shard: int) -> ShardTable:
+        with self._lock:
+            table = self._tables.get(shard)
+            if table is not None:
+                self._tables.move_to_end(shard)
+                return table
+        index = self._index(shard)
+        table = ShardTable.of_index(index, self._members, self._manifest.rows(shard))
+        with self._lock:
+            self._tables[shard] = table
+            self._rows_kept += len(table)
+            while self._rows_kept > _MOST_ROWS and len(self._tables) > 1:
+                self._rows_kept -= len(self._tables.popitem(last=False)[1])
+        return table
 
     def _locate(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        shard = bisect.bisect_right(self._ends, index)
-        first = self._ends[shard - 1] if shard else 0
-        return shard, int(self._rows[shard][index - first])
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return shard, index - int(self._ends[shard] - self.shard_counts[shard])
 
-    def _first_incomplete(self) -> str:
-        for shard, rows in zip(self._shards, self._rows, strict=True):
-            missing = np.setdiff1d(np.arange(len(shard)), rows)
-            if len(missing):
-                return f"{shard.path}: {shard.keys[missing[0]]}"
-        return ""
+    def _fetch(self, piece: Piece) -> None:
+        try:
+            start, end = self._table(piece.shard).byte_range(piece.first, piece.stop)
+            self._storage.prefetch(self._manifest.url(piece.shard), start, end - start)
+        except UserError:
+            pass  # raised again where the sample is read
 
-    def _handle(self, shard: int) -> int:
-        with self._opening:
-            if shard not in self._handles:
-                table = self._shards[shard]
-                try:
-                    handle = os.open(table.path, os.O_RDONLY)
-                except OSError as error:
-                    raise self._changed(shard, error.strerror or "cannot be opened") from error
-                stat = os.fstat(handle)
-                if (stat.st_size, stat.st_mtime_ns) != (table.size, table.mtime_ns):
-                    os.close(handle)
+    def _read(self, shard: int, table: ShardTable, row: int, column: int) -> bytes:
+        offset, size = int(table.blocks[row, column]) * HEADER_BYTES, int(table.sizes[row, column])
+        if size > _MOST_BYTES:
+            raise BadSampleError("too large", f"a file of {size:,} bytes")
+        if not table.has_checksums:
+            header = self._bytes(shard, table, offset - HEADER_BYTES, HEADER_BYTES)
+            if zlib.crc32(header) != table.header_crcs[row, column]:
+                raise self._changed(shard, "a tar header is another one")
+            return self._bytes(shard, table, offset, size)
+        for tries_left in range(_MOST_READS - 1, -1, -1):
+            data = self._bytes(shard, table, offset, size)
+            if google_crc32c.value(data) == table.crcs[row, column]:
+                return data
+            if tries_left:  # flipped on its way, or in the cache, or of another version
+                self._storage.forget(self._manifest.url(shard), offset, size)
+                table.checked = False
+        raise BadSampleError("checksum", f"{size:,} bytes at {offset:,} are not those indexed")
+
+    def _bytes(self, shard: int, table: ShardTable, offset: int, length: int) -> bytes:
+        url = self._manifest.url(shard)
+        try:
+            if not table.checked:
+                stat = self._storage.stat(url)
+                if (stat.size, stat.version) != (table.size, table.version):
                     raise self._changed(shard, "its size or modification time is another one")
-                self._handles[shard] = handle
-            return self._handles[shard]
-
-    def _read(self, shard: int, row: int, column: int) -> bytes:
-        table = self._shards[shard]
-        size, offset = int(table.sizes[row, column]), int(table.offsets[row, column])
-        data = os.pread(self._handle(shard), HEADER_BYTES + size, offset - HEADER_BYTES)
-        if len(data) != HEADER_BYTES + size:
-            raise self._changed(shard, f"{table.keys[row]} now ends after {len(data)} bytes")
-        if zlib.crc32(data[:HEADER_BYTES]) != table.header_crcs[row, column]:
-            raise self._changed(shard, f"the tar header of {table.keys[row]} is another one")
-        return data[HEADER_BYTES:]
+                table.checked = True
+            return self._storage.read(url, offset, length)
+        except ChangedError as error:
+            raise self._changed(shard, "its size or modification time is another one") from error
+        except StorageError as error:
+            if is_remote(url):
+                raise
+            raise self._changed(shard, str(error)) from error
 
     def _changed(self, shard: int, what: str) -> ShardChangedError:
         return ShardChangedError(
-            f"{self._shards[shard].path}: changed since it was indexed ({what}). Bring the shard "
+            f"{self._manifest.url(shard)}: changed since it was indexed ({what}). Bring the shard "
             "back or start again: the run goes on from its last checkpoint with a new index."
         )
 
 
-def _complete_rows(shard: ShardIndex, needs: Sequence[str]) -> np.ndarray:
-    def has(suffix: str) -> np.ndarray:
-        if suffix not in shard.suffixes:
-            return np.zeros(len(shard), bool)
-        return shard.offsets[:, shard.suffixes.index(suffix)] >= 0
-
-    complete = np.logical_or.reduce([has(suffix) for suffix in IMAGE_SUFFIXES])
-    for need in needs:
-        complete = complete & has(need)
-    return np.flatnonzero(complete)
+def _names(where: str, url: str) -> bool:
+    return url == where or url.endswith("/" + where.removeprefix("./"))
 
 
-def _column(shard: ShardIndex, row: int, kind: str) -> int:
-    if kind != "image":
-        return shard.suffixes.index(kind)
-    present = [s for s in IMAGE_SUFFIXES if s in shard.suffixes]
-    return next(c for s in present if shard.offsets[row, c := shard.suffixes.index(s)] >= 0)
+__all__ = ["IMAGE_SUFFIXES", "ShardChangedError", "TarShards", "complete_rows", "expand_shards"]

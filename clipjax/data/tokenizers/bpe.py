@@ -13,6 +13,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from clipjax.config.errors import UserError
+from clipjax.data.tokenizers.digest import json_digest
 from clipjax.data.tokenizers.frame import frame
 
 _LEAST_VOCAB = 256 + 2
@@ -58,6 +59,12 @@ class BpeTokenizer:
         model.train_from_iterator(captions, trainer)
         return cls(model, context_length=context_length, vocab_size=vocab_size)
 
+    @classmethod
+    def from_json(cls, saved: dict[str, Any]) -> "BpeTokenizer":
+        """Returns the tokenizer that `to_json` described."""
+        model = tokenizers.Tokenizer.from_str(json.dumps(saved["model"]))
+        return cls(model, context_length=saved["context_length"], vocab_size=saved["vocab_size"])
+
     def __call__(self, text: str) -> np.ndarray:
         """Returns int32 [context_length] ids."""
         return frame(self._model.encode(text).ids, self.context_length, self.vocab_size)
@@ -70,3 +77,7 @@ class BpeTokenizer:
             "vocab_size": self.vocab_size,
             "model": json.loads(self._model.to_str()),
         }
+
+    def digest(self) -> str:
+        """Returns the SHA-256 of `to_json`."""
+        return json_digest(self.to_json())

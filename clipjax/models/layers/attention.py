@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 class Attention(nnx.Module):
@@ -42,9 +42,25 @@ class Attention(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
-        """Mixes the tokens of each example."""
+    def __call__(
+        self, x: Float[Array, "batch tokens width"], mask: Bool[Array, "batch tokens"] | None = None
+    ) -> Float[Array, "batch tokens width"]:
+        """Mixes the tokens of each example.
+
+        Args:
+            x: the tokens.
+            mask: which of them can be seen; all by default.
+        """
         qkv = checkpoint_name(self.qkv(x), "qkv")
         query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        mixed = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal)
+        mixed = jax.nn.dot_product_attention(
+            query, key, value, mask=keys_seen(mask), is_causal=self.causal
+        )
         return self.out(checkpoint_name(mixed, "attn"))
+
+
+def keys_seen(
+    mask: Bool[Array, "batch tokens"] | None,
+) -> Bool[Array, "batch 1 1 tokens"] | None:
+    """Returns the mask of tokens as `jax.nn.dot_product_attention` takes it."""
+    return None if mask is None else mask[:, None, None, :]

@@ -8,13 +8,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from clipjax.config.model import Activation, ComputeConfig, Remat
 from clipjax.core.partition import constrain_batch
 from clipjax.models.layers.attention import Attention
 
 Tokens = Float[Array, "batch tokens width"]
+Mask = Bool[Array, "batch tokens"] | None
+"""Which tokens can be seen; None for all."""
 
 
 def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -129,10 +131,10 @@ class Block(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, x: Tokens) -> Tokens:
+    def __call__(self, x: Tokens, mask: Mask = None) -> Tokens:
         """Returns the tokens after attention and MLP."""
         x = constrain_batch(x)
-        x = x + self.attn(self.ln_1(_gradient_once(x)))
+        x = x + self.attn(self.ln_1(_gradient_once(x)), mask)
         return x + self.mlp(self.ln_2(_gradient_once(x)))
 
 
@@ -176,21 +178,23 @@ class Blocks(nnx.Module):
         else:
             self.stack = nnx.List(make(rngs) for _ in range(depth))
 
-    def __call__(self, x: Tokens) -> Tokens:
+    def __call__(self, x: Tokens, mask: Mask = None) -> Tokens:
         """Runs all blocks in order."""
         step = _rematerialised(self.remat, scanned=self.scan)
         if self.scan:
-            return jax.lax.scan(lambda x, block: (step(block, x), None), x, self.stack)[0]
+            return jax.lax.scan(lambda x, block: (step(block, x, mask), None), x, self.stack)[0]
         for block in self.stack:
-            x = step(block, x)
+            x = step(block, x, mask)
         return x
 
 
-def _rematerialised(remat: Remat, *, scanned: bool) -> Callable[[Block, jax.Array], jax.Array]:
+def _rematerialised(
+    remat: Remat, *, scanned: bool
+) -> Callable[[Block, jax.Array, jax.Array | None], jax.Array]:
     policies = jax.checkpoint_policies
 
-    def run(block: Block, x: jax.Array) -> jax.Array:
-        return block(x)
+    def run(block: Block, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        return block(x, mask)
 
     if remat == "none":
         return run

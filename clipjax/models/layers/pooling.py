@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Bool, Float, Int32
 
 from clipjax.config.model import Activation
+from clipjax.models.layers.attention import keys_seen
 from clipjax.models.layers.block import Mlp, layer_norm
 
 
@@ -69,17 +70,33 @@ class AttentionPool(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch width"]:
-        """Returns what the query reads from the tokens."""
+    def __call__(
+        self, x: Float[Array, "batch tokens width"], mask: Bool[Array, "batch tokens"] | None = None
+    ) -> Float[Array, "batch width"]:
+        """Returns what the query reads from the tokens.
+
+        Args:
+            x: the tokens.
+            mask: which of them can be seen; all by default.
+        """
         query = jnp.broadcast_to(
             self.query(self.probe[...]), (x.shape[0], 1, *self.query.out_features)
         )
         key_value = self.key_value(x)
         read = jax.nn.dot_product_attention(
-            query.astype(x.dtype), key_value[:, :, 0], key_value[:, :, 1]
+            query.astype(x.dtype), key_value[:, :, 0], key_value[:, :, 1], mask=keys_seen(mask)
         )
         pooled = self.out(read)[:, 0]
         return pooled + self.mlp(self.norm(pooled))
+
+
+def mean_of(
+    x: Float[Array, "batch tokens width"], mask: Bool[Array, "batch tokens"] | None = None
+) -> Float[Array, "batch width"]:
+    """Returns the mean over the tokens, or over those that the mask keeps."""
+    if mask is None:
+        return x.mean(axis=1)
+    return x.mean(axis=1, where=mask[..., None])
 
 
 def first_end(

@@ -72,6 +72,13 @@ def test_every_samples_bytes_are_those_that_tarfile_reads(source, paths):
     ]
 
 
+def test_texts_are_the_sample_without_its_image(source):
+    for number in range(len(source)):
+        whole = dict(source[number])
+        assert whole.pop("image")
+        assert source.texts(number) == whole
+
+
 def test_threads_may_share_an_instance(source, paths):
     expected = expected_samples(paths)
     wanted = np.random.default_rng(0).integers(0, 18, 2000).tolist()

@@ -1,0 +1,81 @@
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipjax.data.resize import resize_bicubic, resize_exact, resize_fast
+
+
+def pixels(height=20, width=30, seed=0):
+    """A smooth picture."""
+    y, x = np.mgrid[:height, :width]
+    phase = np.random.default_rng(seed).uniform(0, 6, 3)
+    return np.stack([127 + 100 * np.sin(x / 9 + y / 7 + p) for p in phase], -1).astype(np.uint8)
+
+
+def torchvision_eval(image, side):
+    """Resize(side, BICUBIC) of the short side, then CenterCrop(side), as torchvision defines them.
+
+    The long side is int(side * long / short); the crop starts at int(round((length - side) / 2)).
+    """
+    height, width = image.shape[:2]
+    if width <= height:
+        size = side, int(side * height / width)
+    else:
+        size = int(side * width / height), side
+    resized = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    left, top = round((size[0] - side) / 2.0), round((size[1] - side) / 2.0)
+    return np.asarray(resized.crop((left, top, left + side, top + side)))
+
+
+@pytest.mark.parametrize("side", [16, 17, 31])
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(40, 40), (16, 16), (67, 100), (100, 67), (17, 16), (16, 19), (9, 5), (200, 31), (1, 7)],
+)
+def test_resize_exact_is_torchvisions_transform(height, width, side):
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    out = np.zeros((side, side, 3), np.uint8)
+    resize_exact(image, out)
+    np.testing.assert_array_equal(out, torchvision_eval(image, side))
+
+
+@pytest.mark.parametrize("box", [(0, 0, 30, 20), (3, 2, 11, 10), (5, 5, 6, 6), (0, 0, 30, 1)])
+def test_resize_fast_fills_every_pixel_of_a_row_of_a_batch(box):
+    batch = np.full((3, 16, 16, 3), 7, np.uint8)
+    left, top, right, bottom = box
+    image = np.full((20, 30, 3), 7, np.uint8)
+    image[top:bottom, left:right] = 200
+    resize_fast(image, box, batch[1])
+    assert (batch[1] == 200).all()
+    assert (batch[[0, 2]] == 7).all()
+
+
+def test_resize_fast_averages_where_it_shrinks():
+    """Blocks of 4 x 4 pixels become their mean: area interpolation, no aliasing."""
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    out = np.zeros((16, 16, 3), np.uint8)
+    resize_fast(image, (0, 0, 64, 64), out)
+    means = image.reshape(16, 4, 16, 4, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(out, means, atol=0.51)
+
+
+def test_resize_fast_at_equal_size_copies_the_box():
+    image = pixels()
+    out = np.zeros((16, 16, 3), np.uint8)
+    resize_fast(image, (5, 3, 21, 19), out)
+    np.testing.assert_array_equal(out, image[3:19, 5:21])
+
+
+@pytest.mark.parametrize("size", [(64, 224), (224, 64), (100, 300), (300, 300)])
+def test_a_side_that_shrinks_by_much_is_not_left_to_linear_interpolation(size):
+    """Nearer to Pillow's filter than linear interpolation, whatever the other side does."""
+    height, width = size
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = cv2.GaussianBlur(noise, (0, 0), 1.0)
+    out, linear, exact = (np.zeros((64, 64, 3), np.uint8) for _ in range(3))
+    resize_fast(image, (0, 0, width, height), out)
+    resize_bicubic(image, (0, 0, width, height), exact)
+    cv2.resize(image, (64, 64), dst=linear, interpolation=cv2.INTER_LINEAR)
+    error, linear_error = (np.square(x.astype(float) - exact).mean() for x in (out, linear))
+    assert error < 0.7 * linear_error

@@ -1,0 +1,93 @@
+import json
+
+import pytest
+
+from clipjax.cli.main import main
+from clipjax.core.checkpoint import CheckpointReader
+from clipjax.data.tokenizers import tokenizer_from_json
+from clipjax.train.setup import checkpoint_files, open_data, open_source, resume_step, run_record
+
+
+def saved_file(workdir, step, name):
+    return json.loads(CheckpointReader(workdir / "checkpoints").read(step, name))
+
+
+@pytest.fixture(scope="module")
+def source(tiny_config):
+    return open_source(tiny_config)
+
+
+def test_a_checkpoint_tells_the_hash_of_its_tokenizer(trained, tiny_config, source):
+    workdir, figures = trained
+    saved = saved_file(workdir, figures["step"], "run.json")
+    tokenizer = tokenizer_from_json(saved_file(workdir, figures["step"], "tokenizer.json"))
+    assert saved["tokenizer"] == tokenizer.digest()
+    assert {**run_record(tiny_config, source), "tokenizer": tokenizer.digest()} == saved
+
+
+def test_a_resumed_run_has_the_tokenizer_of_its_checkpoint(trained, tiny_config, source):
+    workdir, figures = trained
+    saved = json.dumps(saved_file(workdir, figures["step"], "tokenizer.json")).encode()
+    data = open_data(tiny_config, source, saved)
+    files = checkpoint_files(tiny_config, data.tokenizer, run_record(tiny_config, source))
+    assert json.loads(files["tokenizer.json"]) == json.loads(saved)
+    assert json.loads(files["run.json"]) == saved_file(workdir, figures["step"], "run.json")
+
+
+def test_a_checkpoint_is_resumed_whether_or_not_it_tells_the_hash(
+    trained, tiny_config, source, monkeypatch
+):
+    """Older ones do not."""
+    workdir, figures = trained
+    record = run_record(tiny_config, source)
+    assert resume_step(workdir, record, tiny_config) == figures["step"]
+    read = CheckpointReader.read
+
+    def read_older(self, step, name):
+        content = json.loads(read(self, step, name))
+        if name == "run.json":
+            del content["tokenizer"]
+        return json.dumps(content).encode()
+
+    monkeypatch.setattr(CheckpointReader, "read", read_older)
+    assert resume_step(workdir, record, tiny_config) == figures["step"]
+
+
+def test_a_tokenizer_that_does_not_fit_is_one_line_before_the_run(config_file, tmp_path, capsys):
+    vocabulary = tmp_path / "merges.txt"
+    vocabulary.write_text("title\nh e\n")
+    flags = ["--config.tokenizer.kind=clip", f"--config.tokenizer.path={vocabulary}"]
+    with pytest.raises(SystemExit) as ended:
+        main(["train", f"--config={config_file}", f"--workdir={tmp_path / 'run'}", *flags])
+    assert ended.value.code == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "config.model.text.vocab_size=300: the tokenizer has ids up to 514" in last
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_without_the_file_of_its_vocabulary(clipjax_command, config_file, tmp_path):
+    pytest.importorskip("ftfy")
+    vocabulary, workdir = tmp_path / "merges.txt", tmp_path / "run"
+    vocabulary.write_text("title\nr e\nre d</w>\na t</w>\n")
+
+    def train(steps):
+        return clipjax_command(
+            "train",
+            f"--config={config_file}",
+            f"--workdir={workdir}",
+            f"--config.num_steps={steps}",
+            "--config.tokenizer.kind=clip",
+            f"--config.tokenizer.path={vocabulary}",
+            "--config.model.text.vocab_size=517",
+        )
+
+    done = train(4)
+    assert done.returncode == 0, done.stderr
+    vocabulary.unlink()
+    done = train(8)
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step 4" in done.stderr + done.stdout
+    first, last = (saved_file(workdir, step, "run.json")["tokenizer"] for step in (4, 8))
+    assert first == last
+    saved = saved_file(workdir, 8, "tokenizer.json")
+    assert saved["merges"] == ["r e", "re d</w>", "a t</w>"]
