@@ -104,9 +104,9 @@ class DataConfig:
         max_patches: patches that an image has at most in mode naflex, and is padded to; images are
             made as large as that allows.
         window_shards: examples are shuffled within windows of so many shards, which are fetched
-            whole; 0 for among all; None for 8 where shards are remote and 0 where they are not.
+            whole; 0 for among all; None for 2 where shards are remote and 0 where they are not.
         lanes: parts of a windowed order that hosts read apart from each other; a multiple of the
-            number of hosts lets each read its own shards; 0 for up to 64.
+            number of hosts lets each read its own shards; 0 for up to 8.
         equal_images: pairs of one batch with the same image file are positives of each other
             instead of negatives: copies, which pools from the web are full of.
         text_buckets: lengths in tokens, ascending, the last being the context length, e.g.

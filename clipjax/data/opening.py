@@ -17,8 +17,10 @@ from clipjax.data.sources.tar_shards import TarShards
 from clipjax.data.storage import is_remote
 from clipjax.data.streams import FullShuffle, Piece, Stream, WindowedShuffle, WithReplacement
 
-_WINDOW_OF_REMOTE = 8
-_MOST_LANES = 64
+# Small, so that one host has room for all lanes; a batch mixes the shards of all of them.
+_WINDOW_OF_REMOTE = 2
+_MOST_LANES = 8
+_WINDOWS_AT_ONCE = 2  # the one that is read and the one that is fetched
 
 
 class Sources:
@@ -178,6 +180,36 @@ def window_of(data: DataConfig, source: Source) -> int:
             "leave it out."
         )
     return data.window_shards
+
+
+def read_ahead_warnings(data: DataConfig, sources: Sources, lanes: int, hosts: int) -> list[str]:
+    """Returns what makes remote shards be fetched more than once, one line each.
+
+    Args:
+        data: of the run.
+        sources: of the run.
+        lanes: of its order.
+        hosts: processes that share the lanes.
+    """
+    ahead, windowed = 0, False
+    for source in sources.parts.values():
+        window = window_of(data, source)
+        if window and isinstance(source, TarShards) and is_remote(source.shard_url(0)):
+            windowed = True
+            ahead += -(-lanes // hosts) * window * _WINDOWS_AT_ONCE * source.shard_size(0)
+    warnings = []
+    if windowed and lanes % hosts:
+        warnings.append(
+            f"data.lanes={lanes} is no multiple of {hosts} processes: some fetch the same shards. "
+            f"Set data.lanes={hosts} or a multiple of it."
+        )
+    if 0 < data.remote.cache_bytes < ahead:
+        warnings.append(
+            f"about {ahead / 1e9:,.0f} GB of shards are read from at one time, and data.remote."
+            f"cache_bytes keeps {data.remote.cache_bytes / 1e9:,.0f} GB: parts are fetched again. "
+            "Raise it, or lower data.lanes or data.window_shards."
+        )
+    return warnings
 
 
 def forecast(order: Order, sources: Sources, num_steps: int) -> list[str]:

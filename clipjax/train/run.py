@@ -19,7 +19,7 @@ from clipjax.core.flops import peak_flops, trained_pair_forward_flops
 from clipjax.core.lifeline import Lifeline
 from clipjax.core.mesh import make_mesh
 from clipjax.core.metrics import make_sinks, strict_json
-from clipjax.data.opening import forecast
+from clipjax.data.opening import forecast, read_ahead_warnings
 from clipjax.evals.report import Results, table, to_json
 from clipjax.evals.tasks import flat_metrics, make_tasks
 from clipjax.inference.encoder import Encoder
@@ -109,6 +109,9 @@ def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any
                 forecast(data.order, source, config.num_steps) if config.data.mixture else ()
             ):
                 _say(f"source {line}")
+            hosts = jax.process_count()
+            for line in read_ahead_warnings(config.data, source, data.order.lanes, hosts):
+                _say(f"warning: {line}")
             if config.data.global_batch_size > len(source):
                 _say(
                     f"warning: data.global_batch_size={config.data.global_batch_size:,} is more "

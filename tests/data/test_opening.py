@@ -1,5 +1,6 @@
 """Several sources as one, the rules of windows and lanes, what is recorded of an order."""
 
+import dataclasses
 import itertools
 import json
 
@@ -8,13 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipjax.config import DataConfig, MixtureConfig, UsageError, UserError
+from clipjax.config import DataConfig, MixtureConfig, RemoteConfig, UsageError, UserError
+from clipjax.data import opening
 from clipjax.data.opening import (
     Sources,
     forecast,
     make_order,
     open_sources,
     order_record,
+    read_ahead_warnings,
     window_of,
 )
 from clipjax.data.streams import FullShuffle, Piece, WindowedShuffle, WithReplacement
@@ -226,3 +229,30 @@ def test_the_forecast_is_what_the_run_sees(config):
 def test_the_forecast_of_one_source_has_no_name(config):
     order, sources = order_of(config())
     assert forecast(order, sources, 3) == ["24 samples, 1.00 epochs in 3 steps"]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "cache_bytes", "told"),
+    [
+        (1, 10**9, []),
+        (2, 10**9, []),
+        (3, 10**9, ["data.lanes=4 is no multiple of 3 processes"]),
+        (8, 10**9, ["data.lanes=4 is no multiple of 8 processes"]),
+        (1, None, ["keeps 0 GB: parts are fetched again"]),
+        (4, 4, ["keeps 0 GB: parts are fetched again"]),
+        (1, 0, []),  # nothing is kept on the disk, as was asked for
+    ],
+)
+def test_what_makes_shards_be_fetched_twice_is_told(config, monkeypatch, hosts, cache_bytes, told):
+    """Four lanes of windows of one shard; None is one byte less than two windows of each lane."""
+    data = config(window_shards=1)
+    order, sources = order_of(data)
+    assert read_ahead_warnings(data, sources, order.lanes, hosts) == []  # local: nothing is fetched
+    monkeypatch.setattr(opening, "is_remote", lambda url: True)
+    size = sources.parts[""].shard_size(0)
+    kept = 4 * 2 * size - 1 if cache_bytes is None else cache_bytes
+    remote = RemoteConfig(cache_bytes=kept, block_bytes=1)
+    data = dataclasses.replace(data, remote=remote)
+    found = read_ahead_warnings(data, sources, order.lanes, hosts)
+    assert len(found) == len(told)
+    assert all(part in line for part, line in zip(told, found, strict=True))

@@ -132,6 +132,10 @@ class TarShards:
         """Returns the path or URL of a shard."""
         return self._manifest.url(shard)
 
+    def shard_size(self, shard: int) -> int:
+        """Returns the bytes of a shard."""
+        return self._storage.stat(self.shard_url(shard)).size
+
     def place(self, index: int) -> str:
         """Returns "shard: sample N" without opening the shard."""
         shard, row = self._locate(index)
