@@ -150,6 +150,7 @@ def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any
             return figures
         finally:
             batches.close()
+            source.close()
             checkpoints.close()
             for sink in sinks:
                 sink.close()

@@ -79,7 +79,7 @@ class TarShards:
         self._tables: OrderedDict[int, ShardTable] = OrderedDict()
         self._rows_kept = 0
         self._lock = threading.Lock()
-        self._fetching = ThreadPoolExecutor(2, thread_name_prefix="ahead")
+        self._fetching = _read_ahead_threads()
         self._announced: set[Piece] = set()
         self.damage: dict[str, str] = {}
         self.num_incomplete, self.example_incomplete = self._manifest.num_incomplete, ""
@@ -181,6 +181,11 @@ class TarShards:
 
     def close(self) -> None:
         """Closes the files; reading opens them again."""
+        # What is still to be fetched would keep the process from ending.
+        self._fetching.shutdown(wait=False, cancel_futures=True)
+        self._fetching = _read_ahead_threads()
+        with self._lock:
+            self._announced = set()
         self._storage.close()
 
     def _find(self, shard: int, key: str) -> list[int]:
@@ -286,6 +291,10 @@ class TarShards:
             f"{self._manifest.url(shard)}: changed since it was indexed ({what}). Bring the shard "
             "back or start again: the run goes on from its last checkpoint with a new index."
         )
+
+
+def _read_ahead_threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(2, thread_name_prefix="ahead")
 
 
 def _names(where: str, url: str) -> bool:

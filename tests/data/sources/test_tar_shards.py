@@ -2,6 +2,7 @@ import io
 import os
 import shutil
 import tarfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 from clipjax.config.errors import UserError
+from clipjax.data.sources import tar_shards
 from clipjax.data.sources.tar_shards import ShardChangedError, TarShards, expand_shards
+from clipjax.data.streams import Piece
 
 
 def content(i, size):
@@ -315,3 +318,24 @@ def test_a_root_that_is_a_command_is_not_executed(tree, monkeypatch):
     with pytest.raises(UserError, match="No such file"):
         TarShards(expand_shards(f"pipe:touch {tree}/MARK;", "0.tar"))
     assert not (tree / "MARK").exists()
+
+
+def test_close_forgets_what_was_to_be_fetched(source, monkeypatch):
+    """A slow server must not keep a process from ending: only the fetch under way goes on."""
+    begun, gate = [], threading.Event()
+
+    def slow(piece):
+        begun.append(piece)
+        assert gate.wait(60)
+
+    monkeypatch.setattr(tar_shards, "is_remote", lambda url: True)
+    monkeypatch.setattr(source, "_fetch", slow)
+    pieces = [Piece(0, i, i + 1) for i in range(6)]
+    source.prefetch(pieces)
+    source.close()
+    gate.set()
+    source.prefetch([Piece(1, 0, 1)])
+    source.close()
+    assert set(begun) < {*pieces, Piece(1, 0, 1)}
+    assert len(begun) <= 4  # two threads before, two after
+    assert source[0]
