@@ -24,8 +24,8 @@ class MixtureConfig:
     replacement: bool = False
 
     def __post_init__(self):
-        if not 0 < self.weight < float("inf"):
-            raise ValueError(f"weight={self.weight} must be positive")
+        if not 1e-6 <= self.weight <= 1e6:
+            raise ValueError(f"weight={self.weight} must be in [1e-6, 1e6]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

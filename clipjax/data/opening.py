@@ -238,7 +238,12 @@ def order_record(data: DataConfig, order: Order, sources: Sources) -> dict[str, 
     windows = [window_of(data, source) for source in sources.parts.values()]
     buckets: dict[str, object] = {}
     if data.text_buckets:
-        buckets = {"text_buckets": list(data.text_buckets), "bucket_group": data.bucket_group}
+        buckets = {
+            "text_buckets": list(data.text_buckets),
+            "bucket_group": data.bucket_group,
+            "caption": data.caption,
+            "shuffled_captions": data.shuffled_captions,
+        }
     if not any(windows) and not data.mixture:
         return buckets
     parts = [

@@ -68,6 +68,11 @@ class BadSamples:
                     "shards or allow more."
                 )
 
+    def counts(self) -> dict[str, int]:
+        """Returns how many samples could not be used, by reason."""
+        with self._lock:
+            return dict(self.by_reason)
+
     @property
     def total(self) -> int:
         """Samples that could not be used so far."""
@@ -159,7 +164,9 @@ class TrainingPairs:
 
     def _caption(self, example: int, member: Mapping[str, bytes], draws: list[float]) -> str:
         if self._config.shuffled_captions:
-            member = self._source[int(caption_owners(np.array([example]), len(self._source))[0])]
+            member = self._source.texts(
+                int(caption_owners(np.array([example]), len(self._source))[0])
+            )
         return choose_caption(member, self._config.caption, draws)
 
     def _fill(

@@ -208,7 +208,7 @@ class Loop:
         metrics = {name: float(value) for name, value in device_metrics.items()}
         metrics |= self._meter.read(step)
         metrics["data/bad_samples"] = self._bad_samples.total
-        for reason, count in self._bad_samples.by_reason.items():
+        for reason, count in self._bad_samples.counts().items():
             metrics[f"data/bad_samples/{reason.replace(' ', '_')}"] = count
         metrics["data/samples_seen"] = step * self._config.data.global_batch_size
         self.write(step, metrics)

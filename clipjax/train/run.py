@@ -149,8 +149,8 @@ def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any
                 write_atomically(workdir / "results.json", strict_json(figures, indent=1).encode())
             return figures
         finally:
+            source.close()  # first: reads that wait for a server end at once
             batches.close()
-            source.close()
             checkpoints.close()
             for sink in sinks:
                 sink.close()

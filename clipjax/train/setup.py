@@ -111,7 +111,7 @@ def _new_tokenizer(config: TrainConfig, source: Sources, order: Order) -> Tokeni
         count = min(len(source), config.tokenizer.training_captions)
         for example in order.examples(np.arange(count)):
             try:
-                yield choose_caption(source[int(example)], config.data.caption)
+                yield choose_caption(source.texts(int(example)), config.data.caption)
             except BadSampleError:
                 continue  # counted where the sample is used
 
@@ -237,7 +237,9 @@ def _other_data(
     saved: Mapping[str, Any], record: Mapping[str, Any], config: TrainConfig, step: int
 ) -> str:
     changed = [
-        f"{k} was {saved.get(k)!r}, is {v!r}" for k, v in record.items() if saved.get(k) != v
+        f"{k} was {saved.get(k)!r}, is {record.get(k)!r}"
+        for k in dict.fromkeys((*record, "order"))  # an order that is not recorded is the plain one
+        if saved.get(k) != record.get(k)
     ]
     if not changed or config.checkpoint.allow_other_data:
         return ""

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from clipjax.cli.bench_fidelity import MOST_PSNR, fidelity, psnr, reference_pixels, seen_box
-from clipjax.config import DataConfig
+from clipjax.config import DataConfig, ViTConfig
 from clipjax.data.training_images import MODES
 
 
@@ -22,7 +22,7 @@ DRAWS = np.random.default_rng(0).random(40)
 
 
 def pixels_of(config, side):
-    images = MODES[config.image_mode](config, side)
+    images = MODES[config.image_mode](config, ViTConfig(image_size=side))
 
     def pixels(data, draws):
         row = {name: np.zeros(shape, kind) for name, (shape, kind) in images.row_spec.items()}

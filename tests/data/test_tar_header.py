@@ -41,8 +41,9 @@ def test_fields_are_those_that_tarfile_wrote(name, size, kind):
     """8^11 and more do not fit into octal digits: base 256."""
     block = header(name, size, type=kind)
     found = parse_header(block)
-    folder = "/" if kind == tarfile.DIRTYPE else ""  # tarfile marks them so
-    assert found == ((name + folder).encode(), kind, size)
+    if kind == tarfile.DIRTYPE and name.strip("/"):  # tarfile marks folders so, and only once
+        name = name if name.endswith("/") else f"{name}/"
+    assert found == (name.encode(), kind, size)
     assert is_plausible(block, found)
 
 

@@ -5,7 +5,14 @@ import pytest
 from clipjax.cli.main import main
 from clipjax.core.checkpoint import CheckpointReader
 from clipjax.data.tokenizers import tokenizer_from_json
-from clipjax.train.setup import checkpoint_files, open_data, open_source, resume_step, run_record
+from clipjax.train.setup import (
+    _other_data,
+    checkpoint_files,
+    open_data,
+    open_source,
+    resume_step,
+    run_record,
+)
 
 
 def saved_file(workdir, step, name):
@@ -91,3 +98,23 @@ def test_a_run_goes_on_without_the_file_of_its_vocabulary(clipjax_command, confi
     assert first == last
     saved = saved_file(workdir, 8, "tokenizer.json")
     assert saved["merges"] == ["r e", "re d</w>", "a t</w>"]
+
+
+PLAIN = {"manifest": "a", "samples": 9}
+
+
+@pytest.mark.parametrize(
+    ("saved", "record", "told"),
+    [
+        (PLAIN, PLAIN, ""),
+        (PLAIN, {**PLAIN, "manifest": "b"}, "manifest was 'a', is 'b'"),
+        ({**PLAIN, "order": {"lanes": 4}}, PLAIN, "order was {'lanes': 4}, is None"),
+        (PLAIN, {**PLAIN, "order": {"lanes": 4}}, "order was None, is {'lanes': 4}"),
+        ({**PLAIN, "order": {"lanes": 4}}, {**PLAIN, "order": {"lanes": 4}}, ""),
+        ({**PLAIN, "tokenizer": "c"}, PLAIN, ""),  # of the checkpoint; the run takes it over
+    ],
+)
+def test_data_that_would_not_go_on_in_the_same_order_are_told(saved, record, told, tiny_config):
+    found = _other_data(saved, record, tiny_config, 7)
+    assert told in found
+    assert bool(found) == bool(told)

@@ -16,6 +16,7 @@ from clipjax.config.errors import UserError
 from clipjax.core.progress import Progress
 from clipjax.data.decode import BadSampleError
 from clipjax.data.manifest import Manifest
+from clipjax.data.ordered_map import ordered_map
 from clipjax.data.sources.tar_table import IMAGE_SUFFIXES, ShardTable, complete_rows
 from clipjax.data.storage import (
     ChangedError,
@@ -78,6 +79,7 @@ class TarShards:
         self._index = functools.lru_cache(maxsize=8)(self._open_index)
         self._tables: OrderedDict[int, ShardTable] = OrderedDict()
         self._rows_kept = 0
+        self._opening: dict[int, threading.Lock] = {}
         self._lock = threading.Lock()
         self._fetching = _read_ahead_threads()
         self._announced: set[Piece] = set()
@@ -98,7 +100,7 @@ class TarShards:
             )
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, index: int) -> Mapping[str, bytes]:
         """Returns {"image": encoded bytes, "txt": ..., ...}: the image and what was needed.
@@ -175,17 +177,17 @@ class TarShards:
         with self._lock:
             new = [piece for piece in pieces if piece not in self._announced]
             self._announced = set(pieces)
-        for piece in new:
-            if is_remote(self._manifest.url(piece.shard)):
-                self._fetching.submit(self._fetch, piece)
+            for piece in new:
+                if is_remote(self._manifest.url(piece.shard)):
+                    self._fetching.submit(self._fetch, piece)
 
     def close(self) -> None:
-        """Closes the files; reading opens them again."""
-        # What is still to be fetched would keep the process from ending.
-        self._fetching.shutdown(wait=False, cancel_futures=True)
-        self._fetching = _read_ahead_threads()
+        """Closes the files. Reading opens local ones again; those of a server stay closed."""
         with self._lock:
+            fetching, self._fetching = self._fetching, _read_ahead_threads()
             self._announced = set()
+        # What is still to be fetched would keep the process from ending.
+        fetching.shutdown(wait=False, cancel_futures=True)
         self._storage.close()
 
     def _find(self, shard: int, key: str) -> list[int]:
@@ -194,26 +196,20 @@ class TarShards:
         return (first + np.flatnonzero(np.isin(self._table(shard).rows, named))).tolist()
 
     def _open_all(self) -> np.ndarray:
-        shards, indexes = range(len(self._manifest)), []
-        with (
-            Progress("opening", len(shards), "shards", quiet_seconds=2.0) as progress,
-            ThreadPoolExecutor(8) as pool,
-        ):
-            for index in pool.map(self._open_index, shards):
-                indexes.append(index)
+        shards, parts, counts = range(len(self._manifest)), [], []
+        with Progress("opening", len(shards), "shards", quiet_seconds=2.0) as progress:
+            for shard, index in enumerate(ordered_map(self._open_index, shards, threads=8)):
+                table = ShardTable.of_index(index, self._members)
+                self._tables[shard] = table
+                parts.append(f"{index.digest()} {len(table)}")
+                counts.append(len(table))
+                if index.damage:
+                    self.damage[index.path] = index.damage.summary()
+                missing = np.setdiff1d(np.arange(len(index)), table.rows)
+                if len(missing) and not self.example_incomplete:
+                    self.example_incomplete = f"{index.path}: {printable(index.keys[missing[0]])}"
+                self.num_incomplete += len(missing)
                 progress.advance()
-        parts, counts = [], []
-        for shard, index in enumerate(indexes):
-            table = ShardTable.of_index(index, self._members)
-            self._tables[shard] = table
-            parts.append(f"{index.digest()} {len(table)}")
-            counts.append(len(table))
-            if index.damage:
-                self.damage[index.path] = index.damage.summary()
-            missing = np.setdiff1d(np.arange(len(index)), table.rows)
-            if len(missing) and not self.example_incomplete:
-                self.example_incomplete = f"{index.path}: {printable(index.keys[missing[0]])}"
-            self.num_incomplete += len(missing)
         self._digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         return np.array(counts, np.int64)
 
@@ -230,14 +226,23 @@ class TarShards:
             if table is not None:
                 self._tables.move_to_end(shard)
                 return table
-        index = self._index(shard)
-        table = ShardTable.of_index(index, self._members, self._manifest.rows(shard))
-        with self._lock:
-            self._tables[shard] = table
-            self._rows_kept += len(table)
-            while self._rows_kept > _MOST_ROWS and len(self._tables) > 1:
-                self._rows_kept -= len(self._tables.popitem(last=False)[1])
+            opening = self._opening.setdefault(shard, threading.Lock())
+        with opening:  # one thread opens a shard, others that want it wait
+            with self._lock:
+                if shard in self._tables:
+                    return self._tables[shard]
+            index = self._index(shard)
+            table = ShardTable.of_index(index, self._members, self._manifest.rows(shard))
+            with self._lock:
+                self._keep(shard, table)
+                self._opening.pop(shard, None)
         return table
+
+    def _keep(self, shard: int, table: ShardTable) -> None:
+        self._tables[shard] = table
+        self._rows_kept += len(table)
+        while self._rows_kept > _MOST_ROWS and len(self._tables) > 1:
+            self._rows_kept -= len(self._tables.popitem(last=False)[1])
 
     def _locate(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
@@ -253,7 +258,7 @@ class TarShards:
             pass  # raised again where the sample is read
 
     def _read(self, shard: int, table: ShardTable, row: int, column: int) -> bytes:
-        offset, size = int(table.blocks[row, column]) * HEADER_BYTES, int(table.sizes[row, column])
+        offset, size = int(table.offsets[row, column]), int(table.sizes[row, column])
         if size > _MOST_BYTES:
             raise BadSampleError("too large", f"a file of {size:,} bytes")
         if not table.has_checksums:

@@ -3,6 +3,7 @@ import os
 import shutil
 import tarfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from clipjax.config.errors import UserError
 from clipjax.data.sources import tar_shards
 from clipjax.data.sources.tar_shards import ShardChangedError, TarShards, expand_shards
 from clipjax.data.streams import Piece
+from clipjax.data.tar_index import open_index
 
 
 def content(i, size):
@@ -339,3 +341,39 @@ def test_close_forgets_what_was_to_be_fetched(source, monkeypatch):
     assert set(begun) < {*pieces, Piece(1, 0, 1)}
     assert len(begun) <= 4  # two threads before, two after
     assert source[0]
+
+
+@pytest.mark.parametrize("lost", [100, 512, 700])
+def test_what_lies_behind_a_lost_range_is_read_wherever_it_begins(tmp_path, lost):
+    """A few bytes are cut out in the middle: later headers need not begin at multiples of 512."""
+    whole = write(tmp_path / "0.tar", members(0, 40))
+    expected = {tuple(sample.items()) for sample in expected_samples([whole])}
+    data = Path(whole).read_bytes()
+    middle = len(data) // 2 // 512 * 512 + 300
+    Path(whole).write_bytes(data[:middle] + data[middle + lost :])
+    source = TarShards([whole])
+    assert len(source) >= 37
+    assert source.damage
+    found = {tuple(sorted(sample.items())) for sample in source}
+    wrong = found - {tuple(sorted(sample)) for sample in expected}
+    assert len(wrong) <= 1  # the one that lost bytes
+
+
+def test_threads_that_want_one_shard_open_it_once(tmp_path, monkeypatch):
+    paths = [write(tmp_path / f"{s}.tar", members(s)) for s in range(4)]
+    source = TarShards(paths)
+    opened, lock = [], threading.Lock()
+
+    def slow(path, *args, **options):
+        with lock:
+            opened.append(path)
+        time.sleep(0.05)
+        return open_index(path, *args, **options)
+
+    monkeypatch.setattr(tar_shards, "open_index", slow)
+    source._tables.clear()
+    source._rows_kept = 0
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(source.__getitem__, list(range(24)) * 8))
+    assert sorted(opened) == paths
+    assert source._rows_kept == 24
