@@ -114,12 +114,11 @@ def mixture_file(tiny_config, replace_in, tmp_path):
     return path
 
 
-@pytest.mark.parametrize("order", ["shuffle", "mixture in windows"])
 def test_a_run_killed_with_four_processes_goes_on_with_two_and_ends_with_one(
-    launch, losses_of, clipjax_command, config_file, mixture_file, tmp_path, order
+    launch, losses_of, clipjax_command, mixture_file, tmp_path
 ):
-    config = config_file if order == "shuffle" else mixture_file
-    flags = [f"--config={config}", *_ELASTIC]
+    """A mixture in windows, the order with most to go wrong."""
+    flags = [f"--config={mixture_file}", *_ELASTIC]
     one, run = tmp_path / "one", tmp_path / "run"
     done = clipjax_command("train", f"--workdir={one}", *flags, devices=4)
     assert done.returncode == 0, done.stderr
