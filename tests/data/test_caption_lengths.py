@@ -125,8 +125,11 @@ def test_the_record_of_the_order_holds_the_buckets(shards):
         return order_record(data, order, open_sources(data))
 
     assert record() == {}
-    assert record(text_buckets=(8, 20)) == {"text_buckets": [8, 20], "bucket_group": 16}
+    texts = {"caption": "txt", "shuffled_captions": False}  # which decide the lengths
+    assert record(text_buckets=(8, 20)) == {"text_buckets": [8, 20], "bucket_group": 16, **texts}
     assert record(text_buckets=(8, 20), bucket_group=2) != record(text_buckets=(8, 20))
+    for other in ({"caption": "txt json.a"}, {"shuffled_captions": True}):
+        assert record(text_buckets=(8, 20), **other) != record(text_buckets=(8, 20))
     windowed = record(text_buckets=(8, 20), window_shards=1)
     assert windowed["text_buckets"] == [8, 20]
     assert windowed["lanes"] == 1
