@@ -135,7 +135,8 @@ def _equalise(image: Image, level: Array) -> Image:
 
     A histogram by scatter and a look-up by gather are slow where they are done one by one. Here a
     level is a pair of one-hot halves: their outer product, summed, is the histogram, and a table
-    between them is the look-up, both exact in bfloat16. By rows, which bounds the memory.
+    between them is the look-up: small whole numbers, exact however a device rounds its factors. By
+    rows, which bounds the memory.
     """
     del level
     levels = _levels(image)
@@ -155,14 +156,14 @@ def _equalise(image: Image, level: Array) -> Image:
     step = ((levels.shape[0] * levels.shape[1] - brightest) // 255)[:, None]
     spread = jnp.clip((step // 2 + below) // jnp.maximum(step, 1), 0, 255)
     table = jnp.where(step > 0, spread, jnp.arange(256))
-    table = table.reshape(3, 16, 16).astype(jnp.bfloat16)
+    table = table.reshape(3, 16, 16).astype(jnp.float32)
     return jax.lax.map(look_up, levels)
 
 
 def _one_hot_halves(levels: Array) -> tuple[Array, Array]:
     return (
-        jax.nn.one_hot(levels // 16, 16, dtype=jnp.bfloat16),
-        jax.nn.one_hot(levels % 16, 16, dtype=jnp.bfloat16),
+        jax.nn.one_hot(levels // 16, 16, dtype=jnp.float32),
+        jax.nn.one_hot(levels % 16, 16, dtype=jnp.float32),
     )
 
 
