@@ -107,6 +107,7 @@ def test_captions_of_others_have_the_lengths_of_those(bucket_config, replace_in)
             assert found == longest
 
 
+@pytest.mark.slow
 def test_one_program_a_bucket_and_the_losses_of_padded_texts(straight, bucket_config, make_trainer):
     """The same batches padded to the whole context: equal losses, on one device and on eight."""
     batches, _ = straight
