@@ -11,10 +11,9 @@ import numpy as np
 from clipjax.config.errors import UserError
 from clipjax.data.captions import caption_places
 from clipjax.data.key_table import KeyTable, arrow_numbers, as_number
+from clipjax.data.sources.tar_table import MOST_MEMBER_BYTES
 from clipjax.data.tar_index import ShardIndex
 from clipjax.data.tar_walk import Read
-
-_MOST_BYTES = 64_000_000
 
 
 class ShardColumns:
@@ -161,7 +160,7 @@ class ShardColumns:
             return None
         column = self._index.suffixes.index(suffix)
         offset, size = int(self._index.offsets[row, column]), int(self._index.sizes[row, column])
-        if offset < 0 or size > _MOST_BYTES:
+        if offset < 0 or size > MOST_MEMBER_BYTES:
             return None
         try:
             content = self._read(offset, size)

@@ -33,7 +33,7 @@ class BadSampleError(Exception):
 
 
 class _Scratch(threading.local):
-    """Pixels of one thread, kept: fresh pages for every image cost half as much as decoding it."""
+    """Pixels of one thread, kept: fresh pages for every image cost a good part of its decoding."""
 
     def __init__(self):
         self.pixels = np.empty(0, np.uint8)

@@ -17,7 +17,12 @@ from clipjax.core.progress import Progress
 from clipjax.data.decode import BadSampleError
 from clipjax.data.manifest import Manifest
 from clipjax.data.ordered_map import ordered_map
-from clipjax.data.sources.tar_table import IMAGE_SUFFIXES, ShardTable, complete_rows
+from clipjax.data.sources.tar_table import (
+    IMAGE_SUFFIXES,
+    MOST_MEMBER_BYTES,
+    ShardTable,
+    complete_rows,
+)
 from clipjax.data.storage import (
     ChangedError,
     Storage,
@@ -30,7 +35,6 @@ from clipjax.data.streams import Piece
 from clipjax.data.tar_damage import printable
 from clipjax.data.tar_index import HEADER_BYTES, ShardIndex, open_index
 
-_MOST_BYTES = 64_000_000
 _MOST_ROWS = 8_000_000
 _MOST_READS = 4  # of bytes that are not those indexed
 
@@ -259,7 +263,7 @@ class TarShards:
 
     def _read(self, shard: int, table: ShardTable, row: int, column: int) -> bytes:
         offset, size = int(table.offsets[row, column]), int(table.sizes[row, column])
-        if size > _MOST_BYTES:
+        if size > MOST_MEMBER_BYTES:
             raise BadSampleError("too large", f"a file of {size:,} bytes")
         if not table.has_checksums:
             header = self._bytes(shard, table, offset - HEADER_BYTES, HEADER_BYTES)

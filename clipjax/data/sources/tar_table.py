@@ -8,6 +8,8 @@ import numpy as np
 from clipjax.data.tar_index import HEADER_BYTES, ShardIndex
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+MOST_MEMBER_BYTES = 64_000_000
+"""A larger file of a sample is not read."""
 
 
 @dataclasses.dataclass
