@@ -94,7 +94,8 @@ def _shard_bytes(leaf: Any) -> int:
 
 
 def _cost(config: TrainConfig) -> dict[str, Any]:
-    from clipjax.core.flops import TRAIN_OVER_FORWARD, trained_pair_forward_flops
+    from clipjax.core.flops import TRAIN_OVER_FORWARD
+    from clipjax.models.cost import trained_pair_forward_flops
 
     forward = trained_pair_forward_flops(config)
     samples = config.num_steps * config.data.global_batch_size

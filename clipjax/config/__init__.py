@@ -10,15 +10,26 @@ from clipjax.config.data import (
 )
 from clipjax.config.errors import UsageError, UserError, did_you_mean
 from clipjax.config.evals import EvalsConfig, TaskConfig
-from clipjax.config.model import (
-    ComputeConfig,
+from clipjax.config.image_towers import (
     ConvNetConfig,
-    DualEncoderConfig,
+    ConvNeXtConfig,
+    EfficientNetConfig,
+    EvaConfig,
     ImageConfig,
-    TextConfig,
+    ResNetConfig,
     ViTConfig,
 )
+from clipjax.config.model import ComputeConfig, DualEncoderConfig
 from clipjax.config.presets import PRESETS, preset
+from clipjax.config.text_towers import (
+    BertConfig,
+    CappaDecoderConfig,
+    CocaDecoderConfig,
+    DecoderConfig,
+    ModernTextConfig,
+    TextConfig,
+    TextTowerConfig,
+)
 from clipjax.config.train import (
     CheckpointConfig,
     LogConfig,
@@ -32,21 +43,31 @@ from clipjax.config.train import (
 __all__ = [
     "PRESETS",
     "AugmentConfig",
+    "BertConfig",
+    "CappaDecoderConfig",
     "CheckpointConfig",
+    "CocaDecoderConfig",
     "ComputeConfig",
+    "ConvNeXtConfig",
     "ConvNetConfig",
     "DataConfig",
+    "DecoderConfig",
     "DualEncoderConfig",
+    "EfficientNetConfig",
+    "EvaConfig",
     "EvalsConfig",
     "ImageConfig",
     "LogConfig",
     "LossConfig",
     "MeshConfig",
     "MixtureConfig",
+    "ModernTextConfig",
     "OptimConfig",
     "RemoteConfig",
+    "ResNetConfig",
     "TaskConfig",
     "TextConfig",
+    "TextTowerConfig",
     "TokenizerConfig",
     "TrainConfig",
     "UsageError",

@@ -88,7 +88,7 @@ def _from_value(hint: Any, value: Any, path: str) -> Any:
     arms = typing.get_args(hint)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         classes = [arm for arm in arms if dataclasses.is_dataclass(arm)]
-        if classes:
+        if classes and (value is not None or type(None) not in arms):
             return _from_kind(classes, value, path)
         if value is None:
             return None

@@ -9,7 +9,9 @@ published profile.
 import dataclasses
 
 from clipjax.config.errors import UsageError, did_you_mean
-from clipjax.config.model import DualEncoderConfig, TextConfig, ViTConfig
+from clipjax.config.image_towers import ViTConfig
+from clipjax.config.model import DualEncoderConfig
+from clipjax.config.text_towers import TextConfig
 
 _TEXT = {
     384: TextConfig(width=384, num_heads=6, mlp_dim=1536),

@@ -6,6 +6,7 @@ from typing import Literal
 from clipjax.config.data import AugmentConfig, DataConfig, TokenizerConfig
 from clipjax.config.evals import EvalsConfig
 from clipjax.config.model import DualEncoderConfig
+from clipjax.config.text_towers import TextConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -193,11 +194,12 @@ class TrainConfig:
                 f"data.text_buckets={buckets} must end with model.text.context_length="
                 f"{text.context_length}"
             )
-        if not text.causal or text.pool != "eot":
+        if not isinstance(text, TextConfig) or not text.causal or text.pool != "eot":
+            found = "" if not isinstance(text, TextConfig) else f" and causal={text.causal}"
             raise ValueError(
-                "data.text_buckets needs model.text.causal=True and model.text.pool='eot', not "
-                f"{text.causal} and {text.pool!r}: there padding is seen, so its length would "
-                "change the embeddings"
+                "data.text_buckets needs model.text.causal=True, kind='transformer' and "
+                f"pool='eot', not {text.kind!r}, {text.pool!r}{found}: there padding is seen, so "
+                "its length would change the embeddings"
             )
 
     def _check_naflex(self) -> None:

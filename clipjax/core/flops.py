@@ -1,18 +1,15 @@
-"""Arithmetic cost of the towers, for MFU and for planning a run.
+"""Arithmetic cost of a program, counted from its trace, and what a device can do at most.
 
-A multiply-add counts as two FLOPs; norms, activations, softmax and look-ups are left out. Equals
-open_clip's published profile to its two decimals. A training step costs three times the forward
-pass.
+A multiply-add counts as two FLOPs; matrix products and convolutions are counted, norms,
+activations, softmax and look-ups are not. A training step costs three times the forward pass.
 """
 
-from clipjax.config import (
-    ConvNetConfig,
-    DualEncoderConfig,
-    ImageConfig,
-    TextConfig,
-    TrainConfig,
-    ViTConfig,
-)
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend import core
 
 TRAIN_OVER_FORWARD = 3
 
@@ -33,98 +30,56 @@ PEAK_FLOPS = {
 }
 
 
-def encoder_forward_flops(*, num_tokens: int, width: int, depth: int, mlp_dim: int) -> int:
-    """Returns the matrix-multiply FLOPs of one example through a stack of transformer blocks.
+def program_flops(function: Callable[..., Any], *arguments: Any) -> int:
+    """Returns the FLOPs of the products and convolutions of one call; nothing is compiled or run.
 
-    Per layer, with N tokens, width D and MLP width M: the four attention projections cost 8 N D^2,
-    the scores and the weighted sum 4 N^2 D, and the MLP 4 N D M.
-
-    Source: Chowdhery et al. 2022, "PaLM", appendix B, https://arxiv.org/abs/2204.02311.
-
-    >>> encoder_forward_flops(num_tokens=196, width=768, depth=12, mlp_dim=3072)  # ViT-B/16
-    34710552576
-    """
-    attention = 8 * num_tokens * width**2 + 4 * num_tokens**2 * width
-    return depth * (attention + 4 * num_tokens * width * mlp_dim)
-
-
-def image_forward_flops(config: ImageConfig, embed_dim: int, num_patches: int | None = None) -> int:
-    """Returns the FLOPs of one image through its tower.
+    Loops count as often as they run; of the branches of a conditional the dearest counts.
 
     Args:
-        config: of the tower.
-        embed_dim: of the shared space.
-        num_patches: of an image that is not square, padding included; only for a vit.
+        function: what `jax.make_jaxpr` can trace.
+        arguments: arrays or `jax.ShapeDtypeStruct`s.
+
+    Raises:
+        ValueError: if the program has a loop whose length is not known from its trace.
+
+    >>> import jax.numpy as jnp
+    >>> program_flops(jnp.dot, jnp.ones((2, 3)), jnp.ones((3, 4)))
+    48
     """
-    if isinstance(config, ConvNetConfig):
-        return _convnet_flops(config, embed_dim)
-    return _vit_flops(config, embed_dim, num_patches or config.num_patches)
+    return _flops(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def _vit_flops(config: ViTConfig, embed_dim: int, patches: int) -> int:
-    width = config.width
-    tokens = patches + (config.pool == "cls")
-    flops = 2 * patches * 3 * config.patch_size**2 * width
-    flops += encoder_forward_flops(
-        num_tokens=tokens, width=width, depth=config.depth, mlp_dim=config.mlp_dim
-    )
-    if config.pool == "map":
-        flops += 4 * tokens * width**2 + 4 * width**2 + 4 * tokens * width
-        flops += 4 * width * config.mlp_dim
-    return flops + (2 * width * embed_dim if config.projection else 0)
+def _flops(jaxpr: core.Jaxpr) -> int:
+    return sum(_equation_flops(equation) for equation in jaxpr.eqns)
 
 
-def _convnet_flops(config: ConvNetConfig, embed_dim: int) -> int:
-    side = config.image_size // config.stem_stride
-    flops = 2 * 9 * 3 * config.widths[0] * side**2
-    for i, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
-        if i:
-            side //= 2
-            flops += 2 * 4 * config.widths[i - 1] * width * side**2
-        flops += depth * 2 * 2 * 9 * width**2 * side**2
-    return flops + 2 * config.widths[-1] * embed_dim
+def _equation_flops(equation: Any) -> int:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        shape = equation.invars[0].aval.shape
+        return 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval.shape
+        outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
+        return 2 * equation.outvars[0].aval.size * math.prod(kernel) // outputs
+    if name == "cond":
+        return max(_flops(branch.jaxpr) for branch in params["branches"])
+    if name == "while":
+        inner = _flops(params["body_jaxpr"].jaxpr) + _flops(params["cond_jaxpr"].jaxpr)
+        if inner:
+            raise ValueError("a loop of unknown length holds products")
+        return 0
+    times = params["length"] if name == "scan" else 1
+    return times * sum(_flops(inner) for inner in _programs(params))
 
 
-def text_forward_flops(config: TextConfig, embed_dim: int, num_tokens: int | None = None) -> int:
-    """Returns the FLOPs of one text through its tower.
-
-    Args:
-        config: of the tower.
-        embed_dim: of the shared space.
-        num_tokens: of the text, padding included; the context length by default.
-    """
-    return 2 * config.width * embed_dim + encoder_forward_flops(
-        num_tokens=num_tokens or config.context_length,
-        width=config.width,
-        depth=config.depth,
-        mlp_dim=config.mlp_dim,
-    )
-
-
-def pair_forward_flops(
-    config: DualEncoderConfig, num_patches: int | None = None, num_tokens: int | None = None
-) -> int:
-    """Returns the FLOPs of one pair through both towers; the loss is left out.
-
-    Args:
-        config: of the model.
-        num_patches: as in `image_forward_flops`.
-        num_tokens: as in `text_forward_flops`.
-    """
-    return image_forward_flops(config.image, config.embed_dim, num_patches) + text_forward_flops(
-        config.text, config.embed_dim, num_tokens
-    )
-
-
-def trained_pair_forward_flops(config: TrainConfig, num_tokens: int | None = None) -> int:
-    """Returns the FLOPs of one pair as a run sees it; padding counts.
-
-    Args:
-        config: of the run.
-        num_tokens: of a text in a batch of `data.text_buckets`; the context length by default.
-    """
-    most = config.data.max_patches if config.data.image_mode == "naflex" else None
-    return pair_forward_flops(config.model, most, num_tokens)
+def _programs(params: dict[str, Any]) -> list[core.Jaxpr]:
+    """Returns the programs inside an equation, such as those of `jit` and `checkpoint`."""
+    # A function with its own derivative holds the program of its value as `call_jaxpr`, and only
+    # functions beside it.
+    found = [getattr(value, "jaxpr", value) for value in params.values()]
+    return [value for value in found if isinstance(value, core.Jaxpr)]
 
 
 def peak_flops(device_kind: str) -> float | None:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from clipjax.config import DataConfig, UsageError, ViTConfig
-from clipjax.config.model import ImageConfig
+from clipjax.config.image_towers import ImageConfig
 from clipjax.data.crops import Box, random_resized_crop
 from clipjax.data.decode_crop import decode_crop
 from clipjax.data.resize import resize_fast

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from clipjax.config import DataConfig, UserError
-from clipjax.config.model import ImageConfig
+from clipjax.config.image_towers import ImageConfig
 from clipjax.data.captions import choose_caption
 from clipjax.data.decode import BadSampleError
 from clipjax.data.keyed import uniforms

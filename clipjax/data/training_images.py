@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from clipjax.config import DataConfig
-from clipjax.config.model import ImageConfig
+from clipjax.config.image_towers import ImageConfig
 from clipjax.data.crops import Box
 from clipjax.data.decode import decode_image, decode_jpeg, jpeg_orientation, jpeg_size
 from clipjax.data.decode_crop import RandomCrop, decode_crop

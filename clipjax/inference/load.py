@@ -17,7 +17,7 @@ from clipjax.data.decode import BadSampleError, decode_image, on_white
 from clipjax.data.resize import resize_exact
 from clipjax.data.tokenizers import Tokenizer, tokenizer_from_json
 from clipjax.inference.encoder import Encoder
-from clipjax.models import init_params, param_axes
+from clipjax.models import init_model_state, init_params, num_params, param_axes
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 Embeds = Float[np.ndarray, "items embed"]
@@ -30,7 +30,8 @@ class Model:
 
     Attributes:
         config: of the model.
-        params: float32 arrays by name; the moving average where the run kept one.
+        params: float32 arrays by name, statistics of batch norm included; the moving average where
+            the run kept one.
         tokenizer: maps a text to ids.
         encoder: embeds any number of items, split over the mesh.
         step: of the checkpoint.
@@ -48,7 +49,7 @@ class Model:
         self.encoder, self.step = encoder, step
 
     def __repr__(self) -> str:
-        count = sum(p.size for p in self.params.values())
+        count = num_params(self.config)
         return f"clipjax.Model({count / 1e6:.2f} M parameters, step {self.step})"
 
     def encode_image(self, images: ImageLike | Iterable[ImageLike]) -> Embeds:
@@ -156,15 +157,18 @@ def load(
     mesh = make_mesh(MeshConfig(), num_devices=1 if one else None)
     tokenizer = tokenizer_from_json(json.loads(reader.read(step, "tokenizer.json")))
     encoder = Encoder(config.model, tokenizer, mesh, batch_size=batch_size)
-    shapes = jax.eval_shape(lambda: init_params(config.model, 0))
+    which = "ema" if config.optim.ema_decay else "params"
+    shapes = jax.eval_shape(
+        lambda: {which: init_params(config.model, 0), "model_state": init_model_state(config.model)}
+    )
     shardings = tree_shardings(shapes, param_axes(config.model), mesh)
     like = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         shapes,
         shardings,
     )
-    which = "ema" if config.optim.ema_decay else "params"
-    params = reader.restore(step, {which: like})[which]
+    found = reader.restore(step, {name: part for name, part in like.items() if part})
+    params = {**found[which], **found.get("model_state", {})}
     return Model(config.model, params, tokenizer, encoder, step)
 
 

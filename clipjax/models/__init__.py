@@ -1,7 +1,16 @@
 """Layer 2: NNX modules, one file a family, and the tables of towers."""
 
 from clipjax.models.dual_encoder import IMAGE_TOWERS, TEXT_TOWERS, DualEncoder
-from clipjax.models.params import abstract_model, init_params, num_params, param_axes, with_params
+from clipjax.models.params import (
+    abstract_model,
+    init_model_state,
+    init_params,
+    model_state_of,
+    num_params,
+    param_axes,
+    param_shapes,
+    with_params,
+)
 from clipjax.models.patches import Patches, patches_of
 
 __all__ = [
@@ -10,9 +19,12 @@ __all__ = [
     "DualEncoder",
     "Patches",
     "abstract_model",
+    "init_model_state",
     "init_params",
+    "model_state_of",
     "num_params",
     "param_axes",
+    "param_shapes",
     "patches_of",
     "with_params",
 ]

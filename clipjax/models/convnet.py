@@ -6,9 +6,10 @@ depend on the batch it came in.
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
-from clipjax.config.model import Activation, ComputeConfig, ConvNetConfig
+from clipjax.config import ComputeConfig, ConvNetConfig
+from clipjax.config.fields import Activation
 from clipjax.core.partition import constrain_batch
 from clipjax.models.layers.block import ACTIVATIONS, layer_norm
 
@@ -79,8 +80,11 @@ class ConvNet(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, pixels: Float[Array, "batch height width 3"]) -> Float[Array, "batch embed"]:
-        """Returns one embedding per image, not normalised."""
+    def __call__(
+        self, pixels: Float[Array, "batch height width 3"], train_key: Key[Array, ""] | None = None
+    ) -> Float[Array, "batch embed"]:
+        """Returns one embedding per image, not normalised; training changes nothing."""
+        del train_key
         act = ACTIVATIONS[self.activation]
         x = self.stem(pixels.astype(self.dtype))
         for i, stage in enumerate(self.stages):

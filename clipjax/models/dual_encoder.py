@@ -2,22 +2,23 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int32, UInt8
+from jaxtyping import Array, Float, Int32, Key, UInt8
 
+from clipjax.config import DualEncoderConfig
 from clipjax.config.errors import UsageError
-from clipjax.config.model import DualEncoderConfig
 from clipjax.core.partition import constrain_batch
 from clipjax.models.convnet import ConvNet
 from clipjax.models.patches import Patches
 from clipjax.models.text import TextTransformer
 from clipjax.models.vit import ViT
 
-IMAGE_TOWERS = {"vit": ViT, "convnet": ConvNet}
-TEXT_TOWERS = {"transformer": TextTransformer}
+IMAGE_TOWERS: dict[str, Any] = {"vit": ViT, "convnet": ConvNet}
+TEXT_TOWERS: dict[str, Any] = {"transformer": TextTransformer}
 
 Embeds = Float[Array, "batch embed"]
 
@@ -46,18 +47,21 @@ class DualEncoder(nnx.Module):
         images: UInt8[Array, "batch height width 3"]
         | Float[Array, "batch height width 3"]
         | Patches,
+        train_key: Key[Array, ""] | None = None,
     ) -> Embeds:
         """Returns unit vectors, float32.
 
         Args:
             images: values in [0, 255]; normalised here by the config's mean and deviation. Square
                 images, or patches of images of any shape for a Vision Transformer.
+            train_key: of this step, in training: patches are dropped, batch norm takes the
+                statistics of the batch. None otherwise.
 
         Raises:
             UsageError: if the tower cannot read patches.
         """
         if not isinstance(images, Patches):
-            return _unit(self.image(self._normalised(images)))
+            return _unit(self.image(self._normalised(images), train_key))
         if self.config.image.kind != "vit":
             raise UsageError(
                 f"model.image.kind={self.config.image.kind!r} takes square images, not patches: "
@@ -65,7 +69,7 @@ class DualEncoder(nnx.Module):
             )
         values = images.values.reshape(*images.values.shape[:2], -1, 3)
         values = self._normalised(values).reshape(images.values.shape)
-        return _unit(self.image(dataclasses.replace(images, values=values)))
+        return _unit(self.image(dataclasses.replace(images, values=values), train_key))
 
     def _normalised(self, pixels: Array) -> Float[Array, "..."]:
         mean = 255 * jnp.array(self.config.pixel_mean, jnp.float32)

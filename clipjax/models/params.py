@@ -5,6 +5,7 @@ tables of other formats all work on names, and a flat dict is the cheapest pytre
 compiled step.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 import jax
 from flax import nnx
 
-from clipjax.config.model import DualEncoderConfig
+from clipjax.config import DualEncoderConfig
 from clipjax.core.partition import Axes
 from clipjax.models.dual_encoder import DualEncoder
 
@@ -27,14 +28,31 @@ def abstract_model(config: DualEncoderConfig) -> DualEncoder:
 
 def init_params(config: DualEncoderConfig, seed: int) -> Params:
     """Returns the initial parameters, float32; jit it with out_shardings to build them in place."""
-    state = nnx.state(DualEncoder(config, rngs=nnx.Rngs(seed)), nnx.Param)
-    return {_name(path): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
+    return _values(DualEncoder(config, rngs=nnx.Rngs(seed)), nnx.Param)
 
 
-def with_params(config: DualEncoderConfig, params: Mapping[str, jax.Array]) -> DualEncoder:
-    """Returns the model with these parameters; call it inside a traced function."""
+def init_model_state(config: DualEncoderConfig) -> Params:
+    """Returns what the model accumulates itself, the statistics of batch norm; empty for most."""
+    _, state = _structure(config)
+    if not any(isinstance(variable, nnx.BatchStat) for _, variable in state):
+        return {}
+    return model_state_of(DualEncoder(config, rngs=nnx.Rngs(0)))
+
+
+def model_state_of(model: DualEncoder) -> Params:
+    """Returns the statistics as a call in training has left them."""
+    return _values(model, nnx.BatchStat)
+
+
+def with_params(config: DualEncoderConfig, arrays: Mapping[str, jax.Array]) -> DualEncoder:
+    """Returns the model with these numbers; call it inside a traced function.
+
+    Args:
+        config: of the model.
+        arrays: parameters and model state by name, in one mapping.
+    """
     graph, state = _structure(config)
-    leaves = [variable.replace(params[_name(path)]) for path, variable in state]
+    leaves = [variable.replace(arrays[_name(path)]) for path, variable in state]
     return nnx.merge(
         graph, nnx.from_flat_state(zip([path for path, _ in state], leaves, strict=True))
     )
@@ -46,10 +64,27 @@ def param_axes(config: DualEncoderConfig) -> dict[str, Axes]:
     return {_name(path): tuple(variable.get_metadata()["axes"]) for path, variable in state}
 
 
-def num_params(config: DualEncoderConfig) -> int:
-    """Returns the number of parameters, logit scale and bias included."""
+def param_shapes(config: DualEncoderConfig) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every parameter and of the model state, by name."""
     _, state = _structure(config)
-    return sum(math.prod(variable.get_value().shape) for _, variable in state)
+    return {_name(path): variable.get_value().shape for path, variable in state}
+
+
+def num_params(config: DualEncoderConfig) -> int:
+    """Returns the number of parameters, logit scale and bias included; statistics do not count."""
+    compute = dataclasses.replace(config.compute, scan_layers=True)  # one block for all: quicker
+    _, state = _structure(dataclasses.replace(config, compute=compute))
+    return sum(
+        math.prod(variable.get_value().shape)
+        for _, variable in state
+        if isinstance(variable, nnx.Param)
+    )
+
+
+def _values(model: DualEncoder, kind: type[nnx.Variable]) -> Params:
+    return {
+        _name(path): leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(model, kind))
+    }
 
 
 def _name(path: tuple[object, ...]) -> str:
@@ -58,5 +93,5 @@ def _name(path: tuple[object, ...]) -> str:
 
 @functools.cache
 def _structure(config: DualEncoderConfig):
-    graph, state = nnx.split(abstract_model(config), nnx.Param)
+    graph, state = nnx.split(abstract_model(config))
     return graph, list(nnx.to_flat_state(state))

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int32
 
-from clipjax.config.model import ComputeConfig, TextConfig
+from clipjax.config import ComputeConfig, TextConfig
 from clipjax.core.partition import gather_table
 from clipjax.models.layers.block import Block, Blocks, layer_norm
 from clipjax.models.layers.pooling import first_end
@@ -43,20 +43,22 @@ class TextTransformer(nnx.Module):
                 norm_eps=config.norm_eps,
                 dtype=dtype,
                 rngs=rngs,
+                layer_scale=config.layer_scale,
             )
 
         self.blocks = Blocks(block, config.depth, compute=compute, rngs=rngs)
         self.norm = layer_norm(width, config.norm_eps, dtype, rngs)
-        self.project = nnx.Linear(
-            width,
-            embed_dim,
-            use_bias=config.projection_bias,
-            kernel_init=nnx.initializers.normal(width**-0.5),
-            kernel_metadata={"axes": ("embed", None)},
-            bias_metadata={"axes": (None,)},
-            dtype=dtype,
-            rngs=rngs,
-        )
+        if config.projection:
+            self.project = nnx.Linear(
+                width,
+                embed_dim,
+                use_bias=config.projection_bias,
+                kernel_init=nnx.initializers.normal(width**-0.5),
+                kernel_metadata={"axes": ("embed", None)},
+                bias_metadata={"axes": (None,)},
+                dtype=dtype,
+                rngs=rngs,
+            )
 
     def __call__(self, tokens: Int32[Array, "batch tokens"]) -> Float[Array, "batch embed"]:
         """Returns one embedding per text, not normalised.
@@ -68,9 +70,9 @@ class TextTransformer(nnx.Module):
         x = gather_table(self.embedding[...])[tokens] + self.positions[: tokens.shape[1]]
         x = self.norm(self.blocks(x.astype(self.dtype)))
         if self.config.pool == "eot":
-            x = first_end(x, tokens, self.config.vocab_size - 1)
+            x = first_end(x, tokens, self.config.eot_id)
         elif self.config.pool == "last":
             x = x[:, -1]
         else:
             x = x.mean(axis=1)
-        return self.project(x)
+        return self.project(x) if self.config.projection else x

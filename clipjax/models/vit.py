@@ -2,12 +2,14 @@
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Key
 
-from clipjax.config.model import ComputeConfig, ViTConfig
+from clipjax.config import ComputeConfig, ViTConfig
 from clipjax.models.layers.block import Block, Blocks, layer_norm
+from clipjax.models.layers.patch_dropout import kept_patches
 from clipjax.models.layers.pooling import AttentionPool, mean_of
 from clipjax.models.layers.positions import resampled, sincos2d
+from clipjax.models.layers.rotary import Rotary, rotary_2d, taken, unturned_before
 from clipjax.models.patches import Patches
 
 
@@ -39,12 +41,15 @@ class ViT(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        cls_tokens = int(config.pool == "cls")
+        cls_tokens = int(config.has_class_token)
         if cls_tokens:
             self.class_token = nnx.Param(normal(rngs.params(), (width,)), axes=(None,))
         if config.positions == "learned":
             shape = (config.num_patches + cls_tokens, width)
             self.positions = nnx.Param(normal(rngs.params(), shape), axes=(None, "embed"))
+        if config.registers:
+            shape = (config.registers, width)
+            self.registers = nnx.Param(normal(rngs.params(), shape), axes=(None, "embed"))
         if config.pre_norm:
             self.pre_norm = layer_norm(width, config.norm_eps, dtype, rngs)
 
@@ -59,6 +64,7 @@ class ViT(nnx.Module):
                 norm_eps=config.norm_eps,
                 dtype=dtype,
                 rngs=rngs,
+                layer_scale=config.layer_scale,
             )
 
         self.blocks = Blocks(block, config.depth, compute=compute, rngs=rngs)
@@ -85,44 +91,96 @@ class ViT(nnx.Module):
             )
 
     def __call__(
-        self, pixels: Float[Array, "batch height width 3"] | Patches
+        self,
+        pixels: Float[Array, "batch height width 3"] | Patches,
+        train_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch embed"]:
         """Returns one embedding per image, not normalised.
 
         Args:
             pixels: already normalised by mean and standard deviation; square images, or patches of
                 images of any shape, whose positions are then resampled.
+            train_key: in training, which patches are dropped.
         """
-        mask = None
-        if isinstance(pixels, Patches):
-            x, mask = self._embed(pixels), pixels.mask
-        else:
-            x = self.patchify(pixels.astype(self.dtype))
-            x = x.reshape(x.shape[0], -1, x.shape[-1]) + self._positions().astype(self.dtype)
-        if self.config.pool == "cls":
-            token = self.class_token[...].astype(self.dtype)
-            if self.config.positions == "learned":
-                token = token + self.positions[0].astype(self.dtype)
-            token = jnp.broadcast_to(token, (x.shape[0], 1, x.shape[-1]))
-            x = jnp.concatenate([token, x], axis=1)
-            mask = mask if mask is None else jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
-        if self.config.pre_norm:
-            x = self.pre_norm(x)
-        x = self.blocks(x, mask)
+        x, mask = self.tokens(pixels, train_key)
         if self.config.pool == "map":
             x = self.pool(self.norm(x), mask)
         elif self.config.pool == "cls":
             x = self.norm(x[:, 0])
+        elif self.config.norm_before_pool:
+            x = mean_of(self.norm(x), mask)
         else:
             x = self.norm(mean_of(x, mask))
         return self.project(x) if self.config.projection else x
 
-    def _positions(self) -> Float[Array, "patches width"]:
+    def tokens(
+        self,
+        pixels: Float[Array, "batch height width 3"] | Patches,
+        train_key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "batch seen channels"], Bool[Array, "batch seen"] | None]:
+        """Returns what the blocks make of the tokens that are pooled, and which of them count.
+
+        Registers are left out, and so is a class token that is not pooled.
+        """
+        config, mask = self.config, None
+        if isinstance(pixels, Patches):
+            x, mask = self._embed(pixels), pixels.mask
+        else:
+            x = self.patchify(pixels.astype(self.dtype))
+            x = x.reshape(x.shape[0], -1, x.shape[-1])
+            places = self._positions()
+            x = x if places is None else x + places.astype(self.dtype)
+        rotary = self._rotary()
+        if config.patch_dropout and train_key is not None:
+            keep = kept_patches(train_key, mask, x.shape[:2], config.patch_dropout)
+            x = jnp.take_along_axis(x, keep[..., None], axis=1)
+            mask = mask if mask is None else jnp.take_along_axis(mask, keep, axis=1)
+            rotary = rotary if rotary is None else taken(rotary, keep)
+        front = self._front()
+        count = len(front)
+        if count:
+            rows = jnp.broadcast_to(front, (x.shape[0], *front.shape))
+            x = jnp.concatenate([rows, x], axis=1)
+            mask = (
+                mask if mask is None else jnp.pad(mask, ((0, 0), (count, 0)), constant_values=True)
+            )
+            rotary = rotary if rotary is None else unturned_before(rotary, count)
+        if config.pre_norm:
+            x = self.pre_norm(x)
+        x = self.blocks(x, mask, rotary)
+        if config.pool in ("cls", "coca"):
+            pooled = [0, *range(count, x.shape[1])] if config.registers else slice(None)
+        else:
+            pooled = slice(count, None)
+        pooled = jnp.asarray(pooled) if isinstance(pooled, list) else pooled
+        return x[:, pooled], mask if mask is None else mask[:, pooled]
+
+    def _front(self) -> Float[Array, "tokens width"]:
+        """Returns the tokens in front of the patches: class token, then registers."""
+        parts = []
+        if self.config.has_class_token:
+            token = self.class_token[...].astype(self.dtype)
+            if self.config.positions == "learned":
+                token = token + self.positions[0].astype(self.dtype)
+            parts.append(token[None])
+        if self.config.registers:
+            parts.append(self.registers[...].astype(self.dtype))
+        return jnp.concatenate(parts) if parts else jnp.zeros((0, self.config.width), self.dtype)
+
+    def _rotary(self) -> Rotary | None:
+        if self.config.positions != "rope2d":
+            return None
+        side = self.config.image_size // self.config.patch_size
+        return rotary_2d(side, side, self.config.width // self.config.num_heads)
+
+    def _positions(self) -> Float[Array, "patches width"] | None:
         """Returns the embeddings of the grid of a square image."""
         if self.config.positions == "sincos2d":
             side = self.config.image_size // self.config.patch_size
             return jnp.asarray(sincos2d(side, side, self.config.width))
-        return self.positions[int(self.config.pool == "cls") :]
+        if self.config.positions == "learned":
+            return self.positions[int(self.config.has_class_token) :]
+        return None
 
     def _embed(self, patches: Patches) -> Float[Array, "batch patches width"]:
         """Returns what the convolution makes of patches, and where they are."""
@@ -130,5 +188,7 @@ class ViT(nnx.Module):
         x = patches.values.astype(self.dtype) @ kernel.reshape(-1, kernel.shape[-1])
         if self.patchify.bias is not None:
             x = x + self.patchify.bias[...].astype(self.dtype)
-        places = resampled(self._positions(), patches.positions, patches.grid)
-        return x + places.astype(self.dtype)
+        table = self._positions()
+        if table is None:
+            return x
+        return x + resampled(table, patches.positions, patches.grid).astype(self.dtype)

@@ -11,12 +11,13 @@ import jax
 from clipjax.config import TrainConfig, UserError
 from clipjax.core.checkpoint import CheckpointWriter, SaveError
 from clipjax.core.distributed import Preemption, broadcast_int, first_problem
-from clipjax.core.flops import TRAIN_OVER_FORWARD, trained_pair_forward_flops
+from clipjax.core.flops import TRAIN_OVER_FORWARD
 from clipjax.core.lifeline import Lifeline
 from clipjax.core.metrics import Sink
 from clipjax.core.progress import format_rate, format_seconds
 from clipjax.data.pairs import BadSamples
 from clipjax.data.stages import shares, verdict
+from clipjax.models.cost import trained_pair_forward_flops
 from clipjax.train.state import TrainState, as_dict
 
 _MOST_BAD_STEPS = 10

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from clipjax.config import TrainConfig, UserError, to_json_dict
 from clipjax.core.checkpoint import CheckpointWriter, write_atomically
 from clipjax.core.distributed import broadcast_bytes
-from clipjax.core.flops import peak_flops, trained_pair_forward_flops
+from clipjax.core.flops import peak_flops
 from clipjax.core.lifeline import Lifeline
 from clipjax.core.mesh import make_mesh
 from clipjax.core.metrics import make_sinks, strict_json
@@ -25,6 +25,7 @@ from clipjax.evals.tasks import flat_metrics, make_tasks
 from clipjax.inference.encoder import Encoder
 from clipjax.losses import make_loss
 from clipjax.models import num_params
+from clipjax.models.cost import trained_pair_forward_flops
 from clipjax.optim import make_optimizer
 from clipjax.train.loop import Actions, Loop, Meter
 from clipjax.train.setup import (

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from clipjax.config import TrainConfig, UserError, from_config_dict, to_json_dict
+from clipjax.config import TextConfig, TrainConfig, UserError, from_config_dict, to_json_dict
 from clipjax.core.checkpoint import CheckpointReader
 from clipjax.core.distributed import broadcast_bytes, broadcast_int
 from clipjax.core.mesh import batch_sharding, check_batch_size, local_rows, put_rows
@@ -148,12 +148,13 @@ def device_batches(
         threads=config.data.threads,
     )
 
-    steps, end_id = itertools.count(first_step), config.model.text.vocab_size - 1
+    steps, text = itertools.count(first_step), config.model.text
 
     def put(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         step = next(steps)
         if isinstance(data.order, BucketedOrder):
-            tokens = cut_tokens(batch["tokens"], data.order.bucket(step), end_id)
+            assert isinstance(text, TextConfig)  # the config refuses buckets for others
+            tokens = cut_tokens(batch["tokens"], data.order.bucket(step), text.eot_id)
             batch = {**batch, "tokens": tokens}
         return {name: put_rows(array, rows, size, mesh) for name, array in batch.items()}
 

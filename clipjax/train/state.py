@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from clipjax.config import TrainConfig
 from clipjax.core.partition import tree_shardings
-from clipjax.models import init_params, param_axes
+from clipjax.models import init_model_state, init_params, param_axes
 
 
 @jax.tree_util.register_dataclass
@@ -44,7 +44,7 @@ def init_state(config: TrainConfig, optimizer: optax.GradientTransformation) -> 
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        model_state={},
+        model_state=init_model_state(config.model),
         opt_state=optimizer.init(params),
         ema={name: p.copy() for name, p in params.items()} if config.optim.ema_decay else {},
         bad_steps=jnp.zeros((), jnp.int32),
@@ -65,8 +65,8 @@ def abstract_state(
 
 
 def evaluated_params(state: TrainState) -> dict[str, jax.Array]:
-    """Returns the parameters that are evaluated: the moving average if there is one."""
-    return state.ema or state.params
+    """Returns what is evaluated: the moving average if there is one, and the model state."""
+    return {**(state.ema or state.params), **state.model_state}
 
 
 def as_dict(state: TrainState) -> dict[str, Any]:

@@ -4,8 +4,8 @@ import pytest
 
 from clipjax.cli.main import main
 from clipjax.config import to_json_dict
-from clipjax.core.flops import pair_forward_flops
 from clipjax.models import init_params, num_params
+from clipjax.models.cost import pair_forward_flops
 
 
 @pytest.fixture(scope="module")

@@ -142,8 +142,8 @@ MISTAKES = {
         "config.optim.schedule='cosin' is not one of 'cosine', 'constant'. Did you mean 'cosine'?",
     ),
     "an unknown kind": (
-        {"model": {"image": {"kind": "resnet"}}},
-        "config.model.image.kind='resnet' is not one of 'vit', 'convnet'.",
+        {"model": {"image": {"kind": "alexnet"}}},
+        "config.model.image.kind='alexnet' is not one of 'vit', 'convnet', 'resnet',",
     ),
     "a kind that is no word": (
         {"model": {"image": {"kind": ["vit"]}}},

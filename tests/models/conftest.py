@@ -77,7 +77,13 @@ def reference():
         attention=attention,
         block=block,
         within=within,
-        activations={"gelu": gelu, "gelu_tanh": gelu_tanh, "quick_gelu": quick_gelu},
+        activations={
+            "gelu": gelu,
+            "gelu_tanh": gelu_tanh,
+            "quick_gelu": quick_gelu,
+            "silu": lambda x: x * expit(x),
+            "relu": lambda x: np.maximum(x, 0),
+        },
     )
 
 

@@ -3,6 +3,7 @@
 CLIPJAX_UPDATE_REFERENCES=1 bash launch/test.sh --parity    rewrites tests/golden/*.npz
 """
 
+import json
 import os
 import runpy
 import warnings
@@ -52,19 +53,116 @@ def reference():
     """Compares what was recomputed with tests/golden/NAME.npz, or rewrites the file."""
 
     def check(name, arrays):
-        path = ROOT / "tests" / "golden" / f"{name}.npz"
         arrays = {key: np.asarray(value) for key, value in arrays.items()}
-        if UPDATE:
-            np.savez_compressed(path, **arrays)
-            assert path.stat().st_size < MOST_BYTES
-        with np.load(path) as stored:
-            assert set(stored.files) == set(arrays)
-            for key, value in arrays.items():
-                assert stored[key].dtype == value.dtype, key
-                if value.dtype == np.float64:
-                    # Sums in another order, by another build of torch; nothing else may change.
-                    np.testing.assert_allclose(value, stored[key], 1e-9, 1e-12, err_msg=key)
-                else:
-                    np.testing.assert_array_equal(value, stored[key], err_msg=key)
+        _check_reference(ROOT / "tests" / "golden" / f"{name}.npz", arrays)
 
     return check
+
+
+def _check_reference(path, arrays):
+    if UPDATE:
+        np.savez_compressed(path, **arrays)
+        assert path.stat().st_size < MOST_BYTES
+    with np.load(path) as stored:
+        assert set(stored.files) == set(arrays)
+        for key, value in arrays.items():
+            assert stored[key].dtype == value.dtype, key
+            if value.dtype == np.float64:
+                # Sums in another order, by another build of torch; nothing else may change.
+                np.testing.assert_allclose(value, stored[key], 1e-9, 1e-12, err_msg=key)
+            else:
+                np.testing.assert_array_equal(value, stored[key], err_msg=key)
+
+
+@pytest.fixture(scope="session")
+def towers(torch):
+    """What fills a torch model with drawn tensors and stores what it computes: see `Towers`."""
+    script = runpy.run_path(str(ROOT / "tests" / "interchange" / "conftest.py"))
+    return Towers(torch, script["drawn"])
+
+
+class Towers:
+    """Tiny models of another codebase as the references of tests/golden/towers.
+
+    A reference holds the config, the inputs, unit-length embeddings, logits and gradients of the
+    symmetric softmax loss with respect to the pixels (0 to 255) and to the parameters `grads`, by
+    their names; the first MOST_GRADIENT numbers of each. All in float64.
+    """
+
+    MOST_GRADIENT = 300
+
+    def __init__(self, torch, drawn):
+        self.torch, self._drawn = torch, drawn
+
+    def fill(self, model):
+        """Gives every parameter and running statistic numbers drawn by its name; in float64."""
+        with self.torch.no_grad():
+            for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+                if tensor.is_floating_point() and not name.endswith(("inv_freq", "attn_mask")):
+                    numbers = self._drawn(name, tuple(tensor.shape))
+                    tensor.copy_(self.torch.from_numpy(np.asarray(numbers)))
+        return model.double().eval()
+
+    def pixels(self, count, side, seed=7):
+        """Images as bytes, and as a tensor that a gradient can be taken of."""
+        images = (
+            np.random.RandomState(seed).randint(0, 256, (count, side, side, 3)).astype(np.uint8)
+        )
+        return images, self.torch.from_numpy(np.float64(images)).requires_grad_()
+
+    def normalised(self, pixels, config):
+        """NCHW as the towers of torch take it."""
+        mean, std = (
+            self.torch.tensor(x, dtype=pixels.dtype) for x in (config.pixel_mean, config.pixel_std)
+        )
+        return ((pixels / 255 - mean) / std).permute(0, 3, 1, 2)
+
+    def store(  # noqa: PLR0913
+        self,
+        name,
+        config,
+        model,
+        *,
+        format,
+        options=None,
+        inputs,
+        pixels,
+        embeds,
+        scale,
+        bias=0.0,
+        grads,
+        more=None,
+    ):
+        """Compares with the stored reference, or rewrites it (CLIPJAX_UPDATE_REFERENCES=1).
+
+        `inputs` are arrays by name ("images" or "patches/...", and "tokens"), `embeds` the two
+        embeddings before they are made unit length, `scale` the multiplier of the cosines.
+        """
+        from clipjax.config import to_json_dict
+
+        torch = self.torch
+        image, text = (torch.nn.functional.normalize(e, dim=-1) for e in embeds)
+        logits = scale * image @ text.T + bias
+        labels = torch.arange(len(logits))
+        loss = (
+            torch.nn.functional.cross_entropy(logits, labels)
+            + torch.nn.functional.cross_entropy(logits.T, labels)
+        ) / 2
+        loss.backward()
+        parameters = dict(model.named_parameters())
+        arrays = {
+            "config": np.array(json.dumps(to_json_dict(config))),
+            "format": np.array(format),
+            "options": np.array(json.dumps(options or {})),
+            "image_embeds": image.detach().numpy(),
+            "text_embeds": text.detach().numpy(),
+            "logits": logits.detach().numpy(),
+            "grad_images": pixels.grad.numpy(),
+            **{
+                f"grad/{n}": parameters[n].grad.numpy().reshape(-1)[: self.MOST_GRADIENT]
+                for n in grads
+            },
+            **inputs,
+            **(more or {}),
+        }
+        _check_reference(ROOT / "tests" / "golden" / "towers" / f"{name}.npz", arrays)

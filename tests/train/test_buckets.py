@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from clipjax.config import CheckpointConfig, EvalsConfig, MeshConfig
-from clipjax.core.flops import pair_forward_flops, trained_pair_forward_flops
 from clipjax.core.mesh import make_mesh
 from clipjax.data.buckets import BucketedOrder
+from clipjax.models.cost import pair_forward_flops, trained_pair_forward_flops
 from clipjax.train.setup import device_batches, open_data, open_source, run_record
 
 STEPS = 10

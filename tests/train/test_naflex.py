@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from clipjax.config import CheckpointConfig, EvalsConfig, MeshConfig
-from clipjax.core.flops import pair_forward_flops, trained_pair_forward_flops
 from clipjax.core.mesh import make_mesh
+from clipjax.models.cost import pair_forward_flops, trained_pair_forward_flops
 
 STEPS = 12
 SHAPES = ((32, 32), (20, 60), (70, 24), (9, 9))

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from clipjax.config import TextConfig, TokenizerConfig
+from clipjax.config import TextConfig, TextTowerConfig, TokenizerConfig
 from clipjax.config.errors import UserError
 from clipjax.data.tokenizers.byte import ByteTokenizer
 
@@ -32,7 +32,7 @@ class Tokenizer(Protocol):
 
 
 def make_tokenizer(
-    config: TokenizerConfig, text: TextConfig, captions: Callable[[], Iterable[str]]
+    config: TokenizerConfig, text: TextTowerConfig, captions: Callable[[], Iterable[str]]
 ) -> Tokenizer:
     """Returns the tokenizer of a new run.
 
@@ -56,9 +56,9 @@ def make_tokenizer(
             f"config.tokenizer.pad_id={max(ids)}: the text tower has only "
             f"{text.vocab_size} ids (model.text.vocab_size)."
         )
-    if text.pool == "eot" and text.vocab_size - 1 not in ids:
+    if isinstance(text, TextConfig) and text.pool == "eot" and text.eot_id not in ids:
         raise UserError(
-            f"config.model.text.pool='eot' looks for the last id, {text.vocab_size - 1}, but the "
+            f"config.model.text.pool='eot' looks for the last id, {text.eot_id}, but the "
             f"{config.kind} tokenizer does not end a text with it. Set model.text.vocab_size to "
             f"{tokenizer.vocab_size}, or model.text.pool to 'last' or 'mean'."
         )
@@ -66,7 +66,7 @@ def make_tokenizer(
 
 
 def _make(
-    config: TokenizerConfig, text: TextConfig, captions: Callable[[], Iterable[str]]
+    config: TokenizerConfig, text: TextTowerConfig, captions: Callable[[], Iterable[str]]
 ) -> Tokenizer:
     length, lowercase = text.context_length, config.lowercase
     if config.kind == "byte":

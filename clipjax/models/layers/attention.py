@@ -6,6 +6,8 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
+from clipjax.models.layers.rotary import Rotary, turned
+
 
 class Attention(nnx.Module):
     """Self-attention with one fused projection to queries, keys and values."""
@@ -43,16 +45,22 @@ class Attention(nnx.Module):
         )
 
     def __call__(
-        self, x: Float[Array, "batch tokens width"], mask: Bool[Array, "batch tokens"] | None = None
+        self,
+        x: Float[Array, "batch tokens width"],
+        mask: Bool[Array, "batch tokens"] | None = None,
+        rotary: Rotary | None = None,
     ) -> Float[Array, "batch tokens width"]:
         """Mixes the tokens of each example.
 
         Args:
             x: the tokens.
             mask: which of them can be seen; all by default.
+            rotary: how far queries and keys are turned; not at all by default.
         """
         qkv = checkpoint_name(self.qkv(x), "qkv")
         query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        if rotary is not None:
+            query, key = turned(query, rotary), turned(key, rotary)
         mixed = jax.nn.dot_product_attention(
             query, key, value, mask=keys_seen(mask), is_causal=self.causal
         )

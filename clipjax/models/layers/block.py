@@ -10,9 +10,11 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from clipjax.config.model import Activation, ComputeConfig, Remat
+from clipjax.config.fields import Activation, Remat
+from clipjax.config.model import ComputeConfig
 from clipjax.core.partition import constrain_batch
 from clipjax.models.layers.attention import Attention
+from clipjax.models.layers.rotary import Rotary
 
 Tokens = Float[Array, "batch tokens width"]
 Mask = Bool[Array, "batch tokens"] | None
@@ -29,6 +31,8 @@ ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "quick_gelu": quick_gelu,
+    "silu": jax.nn.silu,
+    "relu": jax.nn.relu,
 }
 
 
@@ -86,8 +90,24 @@ class Mlp(nnx.Module):
         return self.fc2(ACTIVATIONS[self.activation](checkpoint_name(self.fc1(x), "fc1")))
 
 
+class LayerScale(nnx.Module):
+    """A learned gain of each channel of a residual branch.
+
+    Source: Touvron et al. 2021, "Going deeper with Image Transformers", section 2,
+        https://arxiv.org/abs/2103.17239.
+    """
+
+    def __init__(self, width: int, start: float, *, dtype: jnp.dtype):
+        self.gain = nnx.Param(jnp.full(width, start, jnp.float32), axes=(None,))
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        """Returns x, every channel times its gain."""
+        return x * self.gain[...].astype(self.dtype)
+
+
 class Block(nnx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)).
+    """x + attention(norm(x)), then x + mlp(norm(x)); with layer scale a gain on each branch.
 
     Initialised as in CLIP: attention inputs with width^-0.5, residual outputs with
     width^-0.5 (2 depth)^-0.5, the first MLP map with (2 width)^-0.5.
@@ -108,6 +128,7 @@ class Block(nnx.Module):
         norm_eps: float,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
+        layer_scale: float | None = None,
     ):
         out_std = width**-0.5 * (2 * depth) ** -0.5
         self.ln_1 = layer_norm(width, norm_eps, dtype, rngs)
@@ -130,16 +151,22 @@ class Block(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
+        self.scaled = layer_scale is not None
+        if layer_scale is not None:
+            self.ls_1 = LayerScale(width, layer_scale, dtype=dtype)
+            self.ls_2 = LayerScale(width, layer_scale, dtype=dtype)
 
-    def __call__(self, x: Tokens, mask: Mask = None) -> Tokens:
+    def __call__(self, x: Tokens, mask: Mask = None, rotary: Rotary | None = None) -> Tokens:
         """Returns the tokens after attention and MLP."""
         x = constrain_batch(x)
-        x = x + self.attn(self.ln_1(_gradient_once(x)), mask)
-        return x + self.mlp(self.ln_2(_gradient_once(x)))
+        mixed = self.attn(self.ln_1(gradient_once(x)), mask, rotary)
+        x = x + (self.ls_1(mixed) if self.scaled else mixed)
+        mapped = self.mlp(self.ln_2(gradient_once(x)))
+        return x + (self.ls_2(mapped) if self.scaled else mapped)
 
 
 @jax.custom_vjp
-def _gradient_once(x: jax.Array) -> jax.Array:
+def gradient_once(x: jax.Array) -> jax.Array:
     """Returns x; on CPU its gradient is computed once and not again in every block before.
 
     XLA on CPU fuses the additions along the residual stream: the gradient at a block is recomputed
@@ -156,7 +183,7 @@ def _barrier_on_cpu(_: None, gradient: jax.Array) -> tuple[jax.Array]:
     )
 
 
-_gradient_once.defvjp(lambda x: (x, None), _barrier_on_cpu)
+gradient_once.defvjp(lambda x: (x, None), _barrier_on_cpu)
 
 
 class Blocks(nnx.Module):
@@ -164,7 +191,7 @@ class Blocks(nnx.Module):
 
     def __init__(
         self,
-        make: Callable[[nnx.Rngs], Block],
+        make: Callable[[nnx.Rngs], nnx.Module],
         depth: int,
         *,
         compute: ComputeConfig,
@@ -178,23 +205,26 @@ class Blocks(nnx.Module):
         else:
             self.stack = nnx.List(make(rngs) for _ in range(depth))
 
-    def __call__(self, x: Tokens, mask: Mask = None) -> Tokens:
-        """Runs all blocks in order."""
+    def __call__(self, x: Tokens, *context: Any) -> Tokens:
+        """Runs all blocks in order.
+
+        Args:
+            x: the tokens.
+            context: what each block takes besides: the mask, the rotary positions.
+        """
         step = _rematerialised(self.remat, scanned=self.scan)
         if self.scan:
-            return jax.lax.scan(lambda x, block: (step(block, x, mask), None), x, self.stack)[0]
+            return jax.lax.scan(lambda x, block: (step(block, x, *context), None), x, self.stack)[0]
         for block in self.stack:
-            x = step(block, x, mask)
+            x = step(block, x, *context)
         return x
 
 
-def _rematerialised(
-    remat: Remat, *, scanned: bool
-) -> Callable[[Block, jax.Array, jax.Array | None], jax.Array]:
+def _rematerialised(remat: Remat, *, scanned: bool) -> Callable[..., jax.Array]:
     policies = jax.checkpoint_policies
 
-    def run(block: Block, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        return block(x, mask)
+    def run(block: Any, x: jax.Array, *context: Any) -> jax.Array:
+        return block(x, *context)
 
     if remat == "none":
         return run

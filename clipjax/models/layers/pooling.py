@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int32
 
-from clipjax.config.model import Activation
+from clipjax.config.fields import Activation
 from clipjax.models.layers.attention import keys_seen
 from clipjax.models.layers.block import Mlp, layer_norm
 

@@ -1,0 +1,196 @@
+"""The text towers and decoders, one dataclass a family."""
+
+import dataclasses
+from typing import Literal
+
+from clipjax.config.fields import Activation, check_heads, check_positive
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Text transformer; the defaults are those of CLIP's ViT-B models.
+
+    Attributes:
+        vocab_size: number of token ids.
+        context_length: tokens of a text, start and end included.
+        end_id: the id that ends a text (EOT); None for the last one of the vocabulary.
+        pad_id: the id behind the end; only `pool='class'` looks at it.
+        pool: the features at the first EOT, at the last position, the mean over positions, or
+            those of a class token that is added behind the text and does not see padding (CoCa).
+        projection: linear map to the shared space; without it `embed_dim` must equal `width`.
+        layer_scale: initial gain of each residual branch; None for no gains.
+    """
+
+    kind: Literal["transformer"] = "transformer"
+    vocab_size: int = 49408
+    context_length: int = 77
+    end_id: int | None = None
+    pad_id: int = 0
+    width: int = 512
+    depth: int = 12
+    num_heads: int = 8
+    mlp_dim: int = 2048
+    causal: bool = True
+    pool: Literal["eot", "last", "mean", "class"] = "eot"
+    projection: bool = True
+    projection_bias: bool = False
+    layer_scale: float | None = None
+    activation: Activation = "gelu"
+    norm_eps: float = 1e-5
+
+    def __post_init__(self):
+        _check_sizes(self)
+
+    @property
+    def eot_id(self) -> int:
+        """The id that ends a text."""
+        return self.vocab_size - 1 if self.end_id is None else self.end_id
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BertConfig:
+    """BERT, RoBERTa and XLM-R encoders; the defaults are RoBERTa-base as open_clip uses it.
+
+    Attributes:
+        vocab_size: number of token ids.
+        context_length: tokens of a text, start and end included.
+        max_positions: rows of the table of positions.
+        first_position: row of the first token (RoBERTa: 2, behind the row of padding).
+        token_types: rows of the table of token types; all texts have type 0.
+        pad_id: tokens that are not seen.
+        pool: the first token; the first token through the pre-trained pooler, a linear map and
+            tanh; the mean, or the maximum, over the tokens that are not padding.
+        projection: to the shared space: a linear map with or without bias, an MLP without biases
+            whose hidden layer is the mean of both sizes, or none.
+    """
+
+    kind: Literal["bert"] = "bert"
+    vocab_size: int = 50265
+    context_length: int = 77
+    max_positions: int = 514
+    first_position: int = 2
+    token_types: int = 1
+    pad_id: int = 1
+    width: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_dim: int = 3072
+    pool: Literal["first", "pooler", "mean", "max"] = "mean"
+    projection: Literal["linear", "linear_bias", "mlp", "none"] = "mlp"
+    activation: Activation = "gelu"
+    norm_eps: float = 1e-5
+
+    def __post_init__(self):
+        _check_sizes(self)
+        check_positive(max_positions=self.max_positions, token_types=self.token_types)
+        if self.first_position + self.context_length > self.max_positions:
+            raise ValueError(
+                f"max_positions={self.max_positions} has no row for the last of "
+                f"context_length={self.context_length} tokens after "
+                f"first_position={self.first_position}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModernTextConfig:
+    """A text tower of today: rotary positions, gated MLP, RMSNorm, normalised queries and keys.
+
+    Attributes:
+        vocab_size: number of token ids.
+        context_length: tokens of a text, start and end included.
+        pad_id: tokens that are not seen.
+        mlp_dim: hidden units of each half of the gated MLP.
+        rope_theta: the slowest rotary frequency is about one over it.
+        qk_norm: RMSNorm of each head's queries and keys.
+        pool: the mean over the tokens that are not padding, the last of them, or the first one.
+    """
+
+    kind: Literal["modern"] = "modern"
+    vocab_size: int = 49408
+    context_length: int = 77
+    pad_id: int = 0
+    width: int = 512
+    depth: int = 12
+    num_heads: int = 8
+    mlp_dim: int = 1408
+    causal: bool = False
+    rope_theta: float = 10_000.0
+    qk_norm: bool = True
+    pool: Literal["mean", "last", "first"] = "mean"
+    norm_eps: float = 1e-6
+
+    def __post_init__(self):
+        _check_sizes(self)
+        if self.width // self.num_heads % 2:
+            raise ValueError(
+                f"rotary positions need heads of an even width, got {self.width // self.num_heads}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CocaDecoderConfig:
+    """CoCa's multimodal decoder: causal self-attention and cross-attention in turns.
+
+    Attributes:
+        width: of its blocks, and of the text tower's tokens that it starts from.
+        depth: pairs of a self-attention and a cross-attention block.
+    """
+
+    kind: Literal["coca"] = "coca"
+    width: int = 512
+    depth: int = 12
+    num_heads: int = 8
+    mlp_dim: int = 2048
+    activation: Activation = "gelu"
+    norm_eps: float = 1e-5
+
+    def __post_init__(self):
+        check_positive(
+            width=self.width, depth=self.depth, num_heads=self.num_heads, mlp_dim=self.mlp_dim
+        )
+        check_heads(self.width, self.num_heads)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CappaDecoderConfig:
+    """CapPa's captioning decoder, which also predicts all tokens at once.
+
+    Attributes:
+        vocab_size: number of token ids.
+        context_length: tokens of a caption.
+        pad_id: tokens that are not predicted.
+        parallel_share: share of the captions of a batch that are predicted in parallel.
+    """
+
+    kind: Literal["cappa"] = "cappa"
+    vocab_size: int = 32_000
+    context_length: int = 64
+    pad_id: int = 1
+    width: int = 768
+    depth: int = 6
+    num_heads: int = 12
+    mlp_dim: int = 3072
+    parallel_share: float = 0.75
+    activation: Activation = "gelu_tanh"
+    norm_eps: float = 1e-6
+
+    def __post_init__(self):
+        _check_sizes(self)
+        if not 0 <= self.parallel_share <= 1:
+            raise ValueError(f"parallel_share={self.parallel_share} must be in [0, 1]")
+
+
+def _check_sizes(config: TextConfig | BertConfig | ModernTextConfig | CappaDecoderConfig) -> None:
+    check_positive(
+        vocab_size=config.vocab_size,
+        context_length=config.context_length,
+        width=config.width,
+        depth=config.depth,
+        num_heads=config.num_heads,
+        mlp_dim=config.mlp_dim,
+    )
+    check_heads(config.width, config.num_heads)
+
+
+TextTowerConfig = TextConfig | BertConfig | ModernTextConfig
+DecoderConfig = CocaDecoderConfig | CappaDecoderConfig

@@ -1,0 +1,32 @@
+"""open_clip: state dicts of CLIP, CustomTextCLIP and CoCa.
+
+A family is a function from the config of a model to the layout of one tower, and one line in a
+table here.
+"""
+
+from collections.abc import Callable
+
+from clipjax.config import DualEncoderConfig
+from clipjax.interchange.layout import Layout, joined
+from clipjax.interchange.open_clip.clip import FORMAT, scale_layout, text_layout, vit_layout
+
+IMAGE: dict[str, Callable[[DualEncoderConfig], Layout]] = {"vit": vit_layout}
+TEXT: dict[str, Callable[[DualEncoderConfig, str], Layout]] = {"transformer": text_layout}
+
+
+def layout(config: DualEncoderConfig, *, custom_text: bool) -> Layout:
+    """Returns where open_clip keeps the parameters of a model.
+
+    Args:
+        config: of the model.
+        custom_text: whether the text tower stands under `text.` (CustomTextCLIP, CoCa) or at the
+            top (CLIP).
+    """
+    return joined(
+        scale_layout(config),
+        IMAGE[config.image.kind](config),
+        TEXT[config.text.kind](config, "text." if custom_text else ""),
+    )
+
+
+__all__ = ["FORMAT", "IMAGE", "TEXT", "layout"]
