@@ -148,12 +148,14 @@ def test_ours_alone(shards, mode):
 
 
 @pytest.mark.slow
-def test_scaling_compares_two_threads_with_one(shards):
+def test_scaling_compares_two_threads_with_one_and_with_two_processes(shards):
     figures, printed = run_bench("--shards", shards, "--scaling", "--rounds", 2, *SMALL)
-    assert set(figures["images_per_second"]) == {"one_thread", "two_threads"}
+    assert set(figures["images_per_second"]) == {"one_thread", "two_threads", "two_processes"}
     for row in figures["rows"]:
         assert row["one_thread_images_per_second"] > 0
+        assert row["two_processes_images_per_second"] > 0
     assert figures["ratio"] > 0
+    assert figures["threads_over_processes"] > 0
     assert "with one thread" in printed
 
 
