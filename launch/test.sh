@@ -37,12 +37,14 @@ for argument in "$@"; do
   esac
 done
 
-# Fast tests share the cores. Slow ones have processes of their own and watch the clock, and
-# parity measures: these run one after another.
+# Tests share the cores, but for those that watch the clock or take all cores, and parity, which
+# measures: these run one after another.
 parallel=()
 if [[ -z $chosen && -z $parity && ${#arguments[@]} -eq 0 ]]; then
-  parallel=(-m "not slow and not parity" -n auto --maxprocesses 8 --dist loadfile)
-  arguments=(-m "slow and not parity")
+  marks="not serial and not parity"
+  [[ -z $fast ]] || marks="not slow and not parity"
+  parallel=(-m "$marks" -n auto --maxprocesses 8 --dist loadfile)
+  arguments=(-m "serial and not parity")
 elif [[ -z $chosen ]]; then
   marks="not parity"
   [[ -z $parity ]] || marks="parity"
