@@ -18,15 +18,14 @@ from clipjax.models.layers.block import (
 )
 
 FeatureMap = Float[Array, "batch height width channels"]
+SmallerMap = Float[Array, "batch rows columns outputs"]
 
 # The paper's, appendix A.1: normal, cut at two deviations.
 _START = nnx.initializers.truncated_normal(0.02)
 _STD = 0.02
 
 
-def _patches(
-    inputs: int, outputs: int, size: int, dtype: jnp.dtype, rngs: nnx.Rngs
-) -> nnx.Conv:
+def _patches(inputs: int, outputs: int, size: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Conv:
     """Returns a linear map of squares that do not overlap."""
     return nnx.Conv(
         inputs,
@@ -104,7 +103,7 @@ class Stage(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, x: FeatureMap) -> FeatureMap:
+    def __call__(self, x: FeatureMap) -> SmallerMap:
         """Returns the feature map after all blocks."""
         return self.blocks(self.down(self.norm(x)) if self.halves else x)
 

@@ -19,6 +19,7 @@ from clipjax.models.layers.batch_norm import BatchNorm
 from clipjax.models.layers.block import Blocks, gradient_once, rematerialised
 
 FeatureMap = Float[Array, "batch height width channels"]
+SmallerMap = Float[Array, "batch rows columns outputs"]
 
 _EXPANSION = 4
 # PyTorch's default for convolutions: uniform between -+ fan_in^-0.5.
@@ -55,7 +56,7 @@ def _batch_norm(
     )
 
 
-def average_pool(x: FeatureMap, size: int) -> FeatureMap:
+def average_pool(x: FeatureMap, size: int) -> SmallerMap:
     """Returns the means of squares of `size` x `size`, which divides height and width."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // size, size, width // size, size, channels)
@@ -88,7 +89,7 @@ class Bottleneck(nnx.Module):
             self.shortcut = _conv(inputs, outputs, 1, dtype, rngs)
             self.shortcut_norm = _batch_norm(outputs, config, dtype)
 
-    def __call__(self, x: FeatureMap, *, train: bool) -> FeatureMap:
+    def __call__(self, x: FeatureMap, *, train: bool) -> SmallerMap:
         """Returns the feature map, `stride` times smaller."""
         x = gradient_once(constrain_batch(x))
         y = jax.nn.relu(self.norm_1(checkpoint_name(self.conv_1(x), "conv"), train=train))
@@ -127,7 +128,7 @@ class Stage(nnx.Module):
                 rngs=rngs,
             )
 
-    def __call__(self, x: FeatureMap, *, train: bool) -> FeatureMap:
+    def __call__(self, x: FeatureMap, *, train: bool) -> SmallerMap:
         """Returns the feature map after all blocks."""
         x, moved = rematerialised(self.remat, train=train)(self.first, x)
         nnx.update(self.first, moved)

@@ -20,6 +20,8 @@ Tokens = Float[Array, "batch tokens width"]
 Activations = Float[Array, "batch *places width"]
 Mask = Bool[Array, "batch tokens"] | None
 """Which tokens can be seen; None for all."""
+Statistics = Any
+"""The `nnx.State` of the batch norms of a block, empty for most."""
 
 
 def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -227,7 +229,7 @@ class Blocks(nnx.Module):
 
 def rematerialised(
     remat: Remat, *, scanned: bool = False, **static: Any
-) -> Callable[..., tuple[jax.Array, nnx.State]]:
+) -> Callable[..., tuple[jax.Array, Statistics]]:
     """Returns what runs a block as `remat` says: its output, and its batch norms' statistics.
 
     A block inside a transformation is a copy, so what moved in it must come out by value.
@@ -239,7 +241,7 @@ def rematerialised(
     """
     policies = jax.checkpoint_policies
 
-    def run(block: Any, x: jax.Array, *context: Any) -> tuple[jax.Array, nnx.State]:
+    def run(block: Any, x: jax.Array, *context: Any) -> tuple[jax.Array, Statistics]:
         return block(x, *context, **static), nnx.state(block, nnx.BatchStat)
 
     if remat == "none":
