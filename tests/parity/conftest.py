@@ -137,8 +137,9 @@ class Towers:
         """Compares with the stored reference, or rewrites it (CLIPJAX_UPDATE_REFERENCES=1).
 
         `inputs` are arrays by name ("images" or "patches/...", and "tokens"), `embeds` the two
-        embeddings before they are made unit length, `scale` the multiplier of the cosines. Of the gradient of the
-        pixels, each `every`-th row and column is stored: of large images it is most of the file.
+        embeddings before they are made unit length, `scale` the multiplier of the cosines. Of the
+        gradient of the pixels, each `every`-th row and column is stored: of large images it is most
+        of the file.
         """
         from clipjax.config import to_json_dict
 

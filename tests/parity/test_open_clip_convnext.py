@@ -12,30 +12,33 @@ pytestmark = pytest.mark.parity
 SIDE, WIDTHS, DEPTHS, VOCAB, LENGTH, EMBED = 64, (8, 12, 16, 24), (1, 2, 1, 1), 64, 10, 24
 
 
-@pytest.fixture(scope="module")
-def timm_models(open_clip):
-    """What timm builds under a name, small."""
+@pytest.fixture
+def small_timm(open_clip, monkeypatch):
+    """Makes timm build every ConvNeXt small, with further settings."""
+    import timm
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from timm.models import convnext
 
-    def xxlarge(**settings):
-        return convnext.convnext_xxlarge(depths=DEPTHS, dims=WIDTHS, **settings)
+    def small(**more):
+        def create_model(name, **settings):
+            build = getattr(convnext, name)
+            return build(depths=DEPTHS, dims=WIDTHS, **more, **settings)
 
-    def base(**settings):
-        return convnext.convnext_base(depths=DEPTHS, dims=WIDTHS, **settings)
+        monkeypatch.setattr(timm, "create_model", create_model)
 
-    return {"base": base, "xxlarge": xxlarge}
+    return small
 
 
-def convnext_config(name, projection):
+def convnext_config(projection, norm_eps):
     return DualEncoderConfig(
         image=ConvNeXtConfig(
             image_size=SIDE,
             widths=WIDTHS,
             depths=DEPTHS,
             projection=projection,
-            norm_eps=1e-5 if name == "xxlarge" else 1e-6,
+            norm_eps=norm_eps,
         ),
         text=TextConfig(
             vocab_size=VOCAB, context_length=LENGTH, width=32, depth=1, num_heads=2, mlp_dim=128
@@ -45,21 +48,20 @@ def convnext_config(name, projection):
 
 
 @pytest.mark.parametrize(
-    ("name", "projection", "grad"),
+    ("projection", "norm_eps", "grad"),
     [
-        ("base", "linear", "visual.trunk.stages.1.blocks.0.conv_dw.weight"),
-        ("xxlarge", "mlp", "visual.head.mlp.fc1.weight"),
+        ("linear", None, "visual.trunk.stages.1.blocks.0.conv_dw.weight"),
+        # Large, so that a norm that has another one is seen.
+        ("mlp", 1e-2, "visual.head.mlp.fc1.weight"),
     ],
 )
-def test_convnext(towers, open_clip, timm_models, monkeypatch, name, projection, grad):
-    import timm
-
-    config = convnext_config(name, projection)
-    monkeypatch.setattr(timm, "create_model", lambda _, **settings: timm_models[name](**settings))
+def test_convnext(towers, open_clip, small_timm, projection, norm_eps, grad):
+    config = convnext_config(projection, norm_eps or 1e-6)
+    small_timm(norm_eps=norm_eps)
     model = open_clip.CLIP(
         embed_dim=EMBED,
         vision_cfg={
-            "timm_model_name": f"convnext_{name}",
+            "timm_model_name": "convnext_base",
             "timm_pool": "",
             "timm_proj": projection,
             "image_size": SIDE,
@@ -77,7 +79,7 @@ def test_convnext(towers, open_clip, timm_models, monkeypatch, name, projection,
     tokens = np.random.RandomState(3).randint(1, VOCAB - 1, (2, LENGTH)).astype(np.int32)
     tokens[:, -1] = VOCAB - 1
     towers.store(
-        f"open_clip_convnext_{name}",
+        f"open_clip_convnext_{projection}",
         config,
         model,
         format="open_clip",
