@@ -107,6 +107,26 @@ def close(actual, expected):
     assert np.abs(actual - expected).max() <= GRADIENT * np.abs(expected).max()
 
 
+WRONG = {
+    "open_clip_resnet": ["batch_norm_eps=1e-5"],
+    "open_clip_convnext_linear": ["activation=quick_gelu", "activation=gelu_tanh"],
+    "open_clip_convnext_mlp": ["norm_eps=1e-3", "activation=quick_gelu", "activation=gelu_tanh"],
+}
+
+
+@pytest.mark.parametrize(
+    ("stem", "setting"), [(stem, setting) for stem, group in WRONG.items() for setting in group]
+)
+def test_a_wrong_setting_of_an_image_tower_is_seen(stem, setting, drawn_tensors, replace_in):
+    case = Case(FILES[0].with_name(f"{stem}.npz"), drawn_tensors)
+    name, _, value = setting.partition("=")
+    value = value if name == "activation" else float(value)
+    assert getattr(case.config.image, name) != value
+    case.config = replace_in(case.config, f"image.{name}", value)
+    embeds = jax.jit(lambda *x: case.logits(*x)[1])(case.params, *case.inputs())[0]
+    assert np.abs(np.asarray(embeds) - case.stored["image_embeds"]).max() > EMBEDS
+
+
 def test_what_is_written_is_what_was_read(case):
     for name, array in written(
         case.layout, case.config, {n: np.asarray(p) for n, p in case.params.items()}
