@@ -21,8 +21,8 @@ class ComputeConfig:
     Attributes:
         dtype: of activations and matrix products; parameters stay float32.
         remat: what the backward pass finds saved. none: everything; names: the outputs of the
-            qkv, attention and first MLP products; dots: all matrix products; full: only the input
-            of each block.
+            qkv, attention and first MLP products, and of convolutions; dots: all matrix products
+            and convolutions; full: only the input of each block.
         scan_layers: one compiled block looped over stacked parameters (compiles faster, runs
             slower on CPU) instead of unrolled blocks.
     """

@@ -157,19 +157,22 @@ def load(
     mesh = make_mesh(MeshConfig(), num_devices=1 if one else None)
     tokenizer = tokenizer_from_json(json.loads(reader.read(step, "tokenizer.json")))
     encoder = Encoder(config.model, tokenizer, mesh, batch_size=batch_size)
-    which = "ema" if config.optim.ema_decay else "params"
-    shapes = jax.eval_shape(
-        lambda: {which: init_params(config.model, 0), "model_state": init_model_state(config.model)}
+    params, model_state = jax.eval_shape(
+        lambda: (init_params(config.model, 0), init_model_state(config.model))
     )
+    if config.optim.ema_decay:
+        shapes = {"ema": {**params, **model_state}}
+    else:
+        shapes = {"params": params} | ({"model_state": model_state} if model_state else {})
     shardings = tree_shardings(shapes, param_axes(config.model), mesh)
     like = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         shapes,
         shardings,
     )
-    found = reader.restore(step, {name: part for name, part in like.items() if part})
-    params = {**found[which], **found.get("model_state", {})}
-    return Model(config.model, params, tokenizer, encoder, step)
+    found = reader.restore(step, like)
+    arrays = {name: array for part in found.values() for name, array in part.items()}
+    return Model(config.model, arrays, tokenizer, encoder, step)
 
 
 def pick_checkpoint(

@@ -13,11 +13,18 @@ from clipjax.config import DualEncoderConfig
 from clipjax.config.errors import UsageError
 from clipjax.core.partition import constrain_batch
 from clipjax.models.convnet import ConvNet
+from clipjax.models.convnext import ConvNeXt
 from clipjax.models.patches import Patches
+from clipjax.models.resnet import ResNet
 from clipjax.models.text import TextTransformer
 from clipjax.models.vit import ViT
 
-IMAGE_TOWERS: dict[str, Any] = {"vit": ViT, "convnet": ConvNet}
+IMAGE_TOWERS: dict[str, Any] = {
+    "vit": ViT,
+    "convnet": ConvNet,
+    "resnet": ResNet,
+    "convnext": ConvNeXt,
+}
 TEXT_TOWERS: dict[str, Any] = {"transformer": TextTransformer}
 
 Embeds = Float[Array, "batch embed"]

@@ -25,9 +25,11 @@ class TrainState:
         params: float32 arrays by name.
         model_state: what the model itself accumulates (batch-norm statistics); empty for most.
         opt_state: of optax.
-        ema: moving average of the parameters by name; empty without `optim.ema_decay`.
-        bad_steps: steps in a row, up to the last one, whose loss or gradient was not finite and
-            whose update was therefore skipped, int32.
+        ema: moving average of the parameters and of the model state by name: averaged parameters
+            are normalised by statistics averaged over the same steps. Empty without
+            `optim.ema_decay`.
+        bad_steps: steps in a row, up to the last one, whose loss, gradient or batch statistics were
+            not finite and whose update was therefore skipped, int32.
     """
 
     step: Any
@@ -40,13 +42,14 @@ class TrainState:
 
 def init_state(config: TrainConfig, optimizer: optax.GradientTransformation) -> TrainState:
     """Returns the state before the first step; jit it with out_shardings to build it in place."""
-    params = init_params(config.model, config.seed)
+    params, model_state = init_params(config.model, config.seed), init_model_state(config.model)
+    averaged = {**params, **model_state} if config.optim.ema_decay else {}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        model_state=init_model_state(config.model),
+        model_state=model_state,
         opt_state=optimizer.init(params),
-        ema={name: p.copy() for name, p in params.items()} if config.optim.ema_decay else {},
+        ema={name: value.copy() for name, value in averaged.items()},
         bad_steps=jnp.zeros((), jnp.int32),
     )
 
@@ -65,8 +68,8 @@ def abstract_state(
 
 
 def evaluated_params(state: TrainState) -> dict[str, jax.Array]:
-    """Returns what is evaluated: the moving average if there is one, and the model state."""
-    return {**(state.ema or state.params), **state.model_state}
+    """Returns what is evaluated, model state included: the moving average if there is one."""
+    return state.ema or {**state.params, **state.model_state}
 
 
 def as_dict(state: TrainState) -> dict[str, Any]:

@@ -132,11 +132,14 @@ class Towers:
         bias=0.0,
         grads,
         more=None,
+        every=1,
     ):
         """Compares with the stored reference, or rewrites it (CLIPJAX_UPDATE_REFERENCES=1).
 
         `inputs` are arrays by name ("images" or "patches/...", and "tokens"), `embeds` the two
-        embeddings before they are made unit length, `scale` the multiplier of the cosines.
+        embeddings before they are made unit length, `scale` the multiplier of the cosines. Of the
+        gradient of the pixels, each `every`-th row and column is stored: of large images it is most
+        of the file.
         """
         from clipjax.config import to_json_dict
 
@@ -157,7 +160,8 @@ class Towers:
             "image_embeds": image.detach().numpy(),
             "text_embeds": text.detach().numpy(),
             "logits": logits.detach().numpy(),
-            "grad_images": pixels.grad.numpy(),
+            "grad_images": pixels.grad.numpy()[:, ::every, ::every],
+            "grad_images_every": np.array(every),
             **{
                 f"grad/{n}": parameters[n].grad.numpy().reshape(-1)[: self.MOST_GRADIENT]
                 for n in grads

@@ -5,25 +5,63 @@ import pytest
 pytestmark = pytest.mark.parity
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "ViT-S-32",
-        "ViT-B-32",
-        "ViT-B-16",
-        "ViT-B-16-plus-240",
-        "ViT-L-14",
-        "ViT-H-14",
-        "ViT-B-16-SigLIP",
-    ],
-)
+NAMES = [
+    "ViT-S-32",
+    "ViT-B-32",
+    "ViT-B-16",
+    "ViT-B-16-plus-240",
+    "ViT-L-14",
+    "ViT-H-14",
+    "ViT-B-16-SigLIP",
+    "RN50",
+    "RN101",
+    "RN50x4",
+    "RN50x16",
+    "RN50x64",
+    *(f"RN{size}-quickgelu" for size in ("50", "101", "50x4", "50x16", "50x64")),
+    "convnext_tiny",
+    "convnext_small",
+    "convnext_base",
+    "convnext_base_w",
+    "convnext_base_w_320",
+    "convnext_large",
+    "convnext_large_d",
+    "convnext_large_d_320",
+    "convnext_xlarge",
+    "convnext_xxlarge",
+    "convnext_xxlarge_320",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_preset_has_the_parameters_of_open_clip_to_the_last_one(torch, open_clip, name):
     from clipjax.config import preset
     from clipjax.models import num_params
 
+    model = without_numbers(torch, open_clip, name)
+    assert num_params(preset(name)) == sum(p.numel() for p in model.parameters())
+
+
+def without_numbers(torch, open_clip, name):
     settings = dict(open_clip.get_model_config(name))
     kind = open_clip.CustomTextCLIP if settings.pop("custom_text", False) else open_clip.CLIP
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")  # initialising what has no numbers
-        model = kind(**settings)
-    assert num_params(preset(name)) == sum(p.numel() for p in model.parameters())
+        return kind(**settings)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith(("RN", "convnext"))])
+def test_every_norm_of_an_image_tower_has_the_epsilon_of_open_clip(torch, open_clip, name):
+    """And batch norm the momentum; the small references cannot tell 1e-6 from 1e-5."""
+    from clipjax.config import ResNetConfig, preset
+
+    image = preset(name).image
+    modules = list(without_numbers(torch, open_clip, name).visual.modules())
+    if isinstance(image, ResNetConfig):
+        norms = [m for m in modules if isinstance(m, torch.nn.BatchNorm2d)]
+        assert {norm.momentum for norm in norms} == {image.batch_norm_momentum}
+        eps = image.batch_norm_eps
+    else:
+        norms, eps = [m for m in modules if isinstance(m, torch.nn.LayerNorm)], image.norm_eps
+    assert len(norms) > sum(image.depths)
+    assert {norm.eps for norm in norms} == {eps}
