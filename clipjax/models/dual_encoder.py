@@ -13,12 +13,14 @@ from clipjax.config import DualEncoderConfig
 from clipjax.config.errors import UsageError
 from clipjax.core.partition import constrain_batch
 from clipjax.models.convnet import ConvNet
+from clipjax.models.eva import Eva
+from clipjax.models.modern_text import ModernText
 from clipjax.models.patches import Patches
 from clipjax.models.text import TextTransformer
 from clipjax.models.vit import ViT
 
-IMAGE_TOWERS: dict[str, Any] = {"vit": ViT, "convnet": ConvNet}
-TEXT_TOWERS: dict[str, Any] = {"transformer": TextTransformer}
+IMAGE_TOWERS: dict[str, Any] = {"vit": ViT, "convnet": ConvNet, "eva": Eva}
+TEXT_TOWERS: dict[str, Any] = {"transformer": TextTransformer, "modern": ModernText}
 
 Embeds = Float[Array, "batch embed"]
 

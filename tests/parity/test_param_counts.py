@@ -15,6 +15,13 @@ pytestmark = pytest.mark.parity
         "ViT-L-14",
         "ViT-H-14",
         "ViT-B-16-SigLIP",
+        "EVA01-g-14",
+        "EVA01-g-14-plus",
+        "EVA02-B-16",
+        "EVA02-L-14",
+        "EVA02-L-14-336",
+        "EVA02-E-14",
+        "EVA02-E-14-plus",
     ],
 )
 def test_a_preset_has_the_parameters_of_open_clip_to_the_last_one(torch, open_clip, name):
