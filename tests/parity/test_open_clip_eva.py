@@ -26,7 +26,8 @@ TOWERS = {
         EVA02, mlp_norm=False, attention_norm=False, fused_qkv=True, pool="mean"
     ),
     "eva01": PLAIN,
-    "eva02_e": dataclasses.replace(PLAIN, post_norm=True),
+    # Norms behind the branches see larger numbers: it takes some blocks to tell their epsilon.
+    "eva02_e": dataclasses.replace(PLAIN, post_norm=True, depth=6),
 }
 
 
