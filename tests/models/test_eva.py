@@ -10,6 +10,8 @@ import pytest
 from clipjax.config import EvaConfig
 from clipjax.core.partition import tree_shardings
 from clipjax.models import init_params, param_axes, with_params
+from clipjax.models.layers.pooling import mean_of
+from clipjax.models.layers.rotary import rotary_2d, unturned_before
 
 TINY = EvaConfig(
     image_size=16, patch_size=4, width=16, depth=2, num_heads=2, mlp_dim=24, rope_grid=2
@@ -106,7 +108,7 @@ def test_sharded_parameters_give_the_same_embeddings(config, tiny, mesh_222):
 
 
 def test_rotary_positions_stay_with_the_patches_that_are_kept(tiny):
-    """Three of four patches dropped: a vector of the others, which is none of the whole image."""
+    """Three of four patches dropped: as if the others were hidden where they stand."""
     image = dataclasses.replace(TINY, patch_dropout=0.75, pool="mean")
     config = tiny.model(image)
     params, images = tiny.params(config, size=0.1), tiny.images(2, 16)
@@ -127,14 +129,21 @@ def test_rotary_positions_stay_with_the_patches_that_are_kept(tiny):
 
     out, seen = read(params, pixels)
     assert seen.sum(axis=(1, 2)).tolist() == [4, 4]
-    whole = jax.jit(lambda p, x: with_params(config, p).image(x))
-    assert not np.allclose(out, whole(params, pixels), atol=1e-3)
-    hidden = jnp.where(jnp.repeat(jnp.repeat(seen, 4, 1), 4, 2)[..., None], pixels, 0.5)
-    np.testing.assert_array_equal(read(params, hidden)[0], out)
-    # Without learned positions in the way, another place of the same patches gives another vector.
-    params["image/positions"] = jnp.zeros_like(params["image/positions"])
-    moved = jnp.roll(pixels, 4, axis=1)
-    assert np.abs(whole(params, moved) - whole(params, pixels)).max() > 1e-4
+
+    @jax.jit
+    def masked(params, pixels, seen):
+        """The same from all patches, of which those that are not kept are hidden."""
+        tower = with_params(config, params).image
+        x = tower.patchify(pixels).reshape(2, 16, 16)
+        front = jnp.broadcast_to(tower.class_token[...], (2, 1, 16))
+        x = jnp.concatenate([front, x], axis=1) + tower.positions[...]
+        seen = seen.reshape(2, 16)
+        mask = jnp.pad(seen, ((0, 0), (1, 0)), constant_values=True)
+        x = tower.blocks(x, mask, unturned_before(rotary_2d(4, 4, 8, grid=2), 1))
+        return tower.project(tower.norm(mean_of(x[:, 1:], seen)))
+
+    np.testing.assert_allclose(masked(params, pixels, seen), out, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(masked(params, pixels, jnp.ones_like(seen)), out, atol=1e-3)
 
 
 def test_another_resolution_needs_only_other_positions(tiny):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from clipjax.config import DualEncoderConfig, EvaConfig, TextConfig
+from clipjax.interchange.formats import layout_of
+from clipjax.models import param_shapes
 
 pytestmark = pytest.mark.parity
 
@@ -84,6 +86,12 @@ def test_eva(towers, open_clip, name):
     )
     model.visual = towers.torch.nn.Sequential()
     model.visual.add_module("trunk", timm_eva(config.image))
+    layout, ours = layout_of("open_clip", config, custom_text=True), param_shapes(config)
+    assert {n: tuple(t.shape) for n, t in model.state_dict().items()} == {
+        theirs: entry.their_shape(ours[entry.ours])
+        for entry in layout.entries
+        for theirs in entry.theirs
+    }
     model = filled(towers, model)
     images, pixels = towers.pixels(4, SIDE)
     tokens = np.random.RandomState(3).randint(1, VOCAB - 1, (4, LENGTH)).astype(np.int32)
