@@ -239,15 +239,13 @@ class EvaConfig:
     Attributes:
         image_size: side of the square input in pixels.
         mlp_dim: hidden units of an MLP; with `swiglu`, of each of its two halves.
-        swiglu: gated MLP, silu(gate) * value.
-        fused_mlp: the two halves of a gated MLP are one matrix.
-        mlp_norm: LayerNorm between the two layers of an MLP (sub-LN).
+        swiglu: gated MLP, silu(gate) * value; `activation` is that of a plain one.
+        mlp_norm: LayerNorm between the two layers of a gated MLP (sub-LN).
         attention_norm: LayerNorm between attention and its output projection (sub-LN).
         post_norm: LayerNorm after attention and MLP instead of before (EVA02-E).
         rope: rotary positions in two dimensions beside the learned ones.
         rope_grid: side of the grid that the rotary positions were trained on.
-        fused_qkv: queries, keys and values are one matrix, the bias of keys is zero and absent
-            either way.
+        fused_qkv: files hold queries, keys and values as one matrix; the model is the same.
         pool: class token, or mean over patches.
     """
 
@@ -259,7 +257,6 @@ class EvaConfig:
     num_heads: int = 12
     mlp_dim: int = 2048
     swiglu: bool = True
-    fused_mlp: bool = False
     mlp_norm: bool = True
     attention_norm: bool = True
     post_norm: bool = False
@@ -288,6 +285,13 @@ class EvaConfig:
             )
         if not 0 <= self.patch_dropout < 1:
             raise ValueError(f"patch_dropout={self.patch_dropout} must be in [0, 1)")
+        if self.mlp_norm and not self.swiglu:
+            raise ValueError("mlp_norm=True needs swiglu=True: a plain MLP has no norm inside")
+        if self.rope and self.width // self.num_heads % 4:
+            raise ValueError(
+                "rope=True needs heads of a width divisible by 4, got "
+                f"{self.width // self.num_heads}"
+            )
 
     @property
     def num_patches(self) -> int:

@@ -13,6 +13,7 @@ from clipjax.config.image_towers import ViTConfig
 from clipjax.config.model import DualEncoderConfig
 from clipjax.config.presets_convnext import CONVNEXTS
 from clipjax.config.presets_resnet import RESNETS
+from clipjax.config.presets_eva import EVA
 from clipjax.config.text_towers import TextConfig
 
 _TEXT = {
@@ -118,6 +119,7 @@ PRESETS: dict[str, DualEncoderConfig] = {
     "ViT-B-16-SigLIP-512": _siglip_base(512),
     **RESNETS,
     **CONVNEXTS,
+    **EVA,
 }
 
 

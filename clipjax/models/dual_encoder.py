@@ -14,6 +14,8 @@ from clipjax.config.errors import UsageError
 from clipjax.core.partition import constrain_batch
 from clipjax.models.convnet import ConvNet
 from clipjax.models.convnext import ConvNeXt
+from clipjax.models.eva import Eva
+from clipjax.models.modern_text import ModernText
 from clipjax.models.patches import Patches
 from clipjax.models.resnet import ResNet
 from clipjax.models.text import TextTransformer
@@ -24,8 +26,12 @@ IMAGE_TOWERS: dict[str, Any] = {
     "convnet": ConvNet,
     "resnet": ResNet,
     "convnext": ConvNeXt,
+    "eva": Eva,
 }
-TEXT_TOWERS: dict[str, Any] = {"transformer": TextTransformer}
+TEXT_TOWERS: dict[str, Any] = {
+    "transformer": TextTransformer,
+    "modern": ModernText,
+}
 
 Embeds = Float[Array, "batch embed"]
 

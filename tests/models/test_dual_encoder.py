@@ -19,10 +19,11 @@ def image_configs(tiny):
         "vit-map": tiny.model(tiny.vit(pool="map", projection=False, width=8), embed_dim=8),
         "vit-mean": tiny.model(tiny.vit(pool="mean", positions="sincos2d")),
         "convnet": tiny.model(tiny.convnet()),
+        "eva": tiny.model(tiny.eva()),
     }
 
 
-IMAGE_NAMES = ("vit", "vit-map", "vit-mean", "convnet")
+IMAGE_NAMES = ("vit", "vit-map", "vit-mean", "convnet", "eva")
 
 
 def image_encoder(config):
@@ -41,7 +42,7 @@ def some_tokens(config, count=3):
 
 def test_the_tests_know_every_tower(image_configs):
     assert {config.image.kind for config in image_configs.values()} == set(IMAGE_TOWERS)
-    assert set(TEXT_TOWERS) == {"transformer"}
+    assert set(TEXT_TOWERS) == {"transformer", "modern"}
 
 
 @pytest.mark.parametrize("name", IMAGE_NAMES)

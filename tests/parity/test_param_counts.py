@@ -30,6 +30,13 @@ NAMES = [
     "convnext_xlarge",
     "convnext_xxlarge",
     "convnext_xxlarge_320",
+    "EVA01-g-14",
+    "EVA01-g-14-plus",
+    "EVA02-B-16",
+    "EVA02-L-14",
+    "EVA02-L-14-336",
+    "EVA02-E-14",
+    "EVA02-E-14-plus",
 ]
 
 

@@ -10,12 +10,14 @@ from clipjax.config import DualEncoderConfig
 from clipjax.interchange.layout import Layout, joined
 from clipjax.interchange.open_clip.clip import FORMAT, scale_layout, text_layout, vit_layout
 from clipjax.interchange.open_clip.convnext import convnext_layout
+from clipjax.interchange.open_clip.eva import eva_layout
 from clipjax.interchange.open_clip.resnet import resnet_layout
 
 IMAGE: dict[str, Callable[[DualEncoderConfig], Layout]] = {
     "vit": vit_layout,
     "resnet": resnet_layout,
     "convnext": convnext_layout,
+    "eva": eva_layout,
 }
 TEXT: dict[str, Callable[[DualEncoderConfig, str], Layout]] = {"transformer": text_layout}
 
