@@ -2,19 +2,17 @@ import warnings
 
 import pytest
 
+from clipjax.config.presets_siglip import SIGLIPS
+from clipjax.config.presets_vit import VITS
+
 pytestmark = pytest.mark.parity
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        "ViT-S-32",
-        "ViT-B-32",
-        "ViT-B-16",
-        "ViT-B-16-plus-240",
-        "ViT-L-14",
-        "ViT-H-14",
-        "ViT-B-16-SigLIP",
+        *VITS,
+        *SIGLIPS,
     ],
 )
 def test_a_preset_has_the_parameters_of_open_clip_to_the_last_one(torch, open_clip, name):
