@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 from clipjax.config import DualEncoderConfig
 from clipjax.interchange.layout import Layout, joined
-from clipjax.interchange.open_clip.clip import FORMAT, scale_layout, text_layout, vit_layout
+from clipjax.interchange.open_clip.clip import FORMAT, scale_layout, text_layout
+from clipjax.interchange.open_clip.timm_vit import any_vit_layout
 
-IMAGE: dict[str, Callable[[DualEncoderConfig], Layout]] = {"vit": vit_layout}
+IMAGE: dict[str, Callable[[DualEncoderConfig], Layout]] = {"vit": any_vit_layout}
 TEXT: dict[str, Callable[[DualEncoderConfig, str], Layout]] = {"transformer": text_layout}
 
 
