@@ -23,6 +23,8 @@ VISION = {
     "layers": DEPTH,
     "head_width": WIDTH // HEADS,
 }
+# Small numbers in the first blocks: there the epsilon of a norm counts.
+PIXELS = {"pixel_mean": (0.4, 0.5, 0.6), "pixel_std": (4.0, 3.0, 5.0)}
 TOKENS = np.random.RandomState(3).randint(1, VOCAB - 2, (4, LENGTH)).astype(np.int32)
 # Ends at other places, twice in one row; the highest id is not the end.
 for _row, _end in enumerate((3, 1, 6, LENGTH - 1)):
@@ -70,11 +72,10 @@ def store(towers, name, config, model, grads, *, custom_text):
 def test_clipa(towers, open_clip):
     """A class token that is not pooled, no norm before the blocks; a text tower that sees all."""
     config = DualEncoderConfig(
+        **PIXELS,
         image=vit(pool="mean", unpooled_class_token=True, pre_norm=False),
         text=text(causal=False, pool="last", end_id=None),
         embed_dim=EMBED,
-        pixel_mean=(0.485, 0.456, 0.406),
-        pixel_std=(0.229, 0.224, 0.225),
     )
     vision = VISION | {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}
     model = open_clip.CLIP(
@@ -89,6 +90,7 @@ def test_clipa(towers, open_clip):
 def test_layer_scale_and_text_options(towers, open_clip):
     """Gains in both towers, an end in the middle of the vocabulary, an MLP of another width."""
     config = DualEncoderConfig(
+        **PIXELS,
         image=vit(
             layer_scale=1e-4,
             pool="mean",
@@ -146,6 +148,7 @@ def test_siglip(
     name = request.node.callspec.id
     second = name == "siglip2"
     config = DualEncoderConfig(
+        **PIXELS,
         image=vit(
             # Pixels behind the last whole patch, as of So400m/14 at 384.
             image_size=SIDE + 3 if second else SIDE,
@@ -169,8 +172,6 @@ def test_siglip(
         embed_dim=WIDTH,
         init_logit_scale=10.0,
         init_logit_bias=-10.0,
-        pixel_mean=(0.5, 0.5, 0.5),
-        pixel_std=(0.5, 0.5, 0.5),
     )
     tiny_timm.tiny["img_size"] = config.image.image_size
     projection = {"proj_bias": True} if second else {"proj_type": "none"}
@@ -197,6 +198,7 @@ def test_siglip(
 def test_mean_over_patches(towers, open_clip, tiny_timm):
     """timm's GAP model: no class token, no bias of queries, keys and values, the norm first."""
     config = DualEncoderConfig(
+        **PIXELS,
         image=vit(
             pool="mean",
             norm_before_pool=True,
@@ -226,7 +228,7 @@ def test_mean_over_patches(towers, open_clip, tiny_timm):
 def test_timm_class_token(towers, open_clip, tiny_timm):
     """CLIP's tower in timm's names with timm's classifier, whose bias stays."""
     config = DualEncoderConfig(
-        image=vit(projection_bias=True), text=text(causal=False), embed_dim=EMBED
+        **PIXELS, image=vit(projection_bias=True), text=text(causal=False), embed_dim=EMBED
     )
     model = open_clip.CustomTextCLIP(
         embed_dim=EMBED,
