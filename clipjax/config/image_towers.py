@@ -12,6 +12,8 @@ class ViTConfig:
 
     Attributes:
         image_size: side of the square input in pixels.
+        crop_remainder: pixels at the right and at the bottom that fill no patch are left out;
+            without it such an `image_size` is refused.
         pool: class token; mean over patches; one attention head with a learned query (MAP); or
             CoCa's attentional pooler, whose first query is the image and whose others are what a
             decoder reads.
@@ -25,11 +27,13 @@ class ViTConfig:
         patch_dropout: share of the patches left out in training (FLIP).
         pooler_queries: of CoCa's pooler.
         pooler_heads: of CoCa's pooler.
+        qkv_bias: of the maps to queries, keys and values in the blocks.
         projection: linear map to the shared space; without it `embed_dim` must equal `width`.
     """
 
     kind: Literal["vit"] = "vit"
     image_size: int = 224
+    crop_remainder: bool = False
     patch_size: int = 32
     width: int = 768
     depth: int = 12
@@ -46,7 +50,9 @@ class ViTConfig:
     pooler_queries: int = 256
     pooler_heads: int = 8
     patch_bias: bool = False
+    qkv_bias: bool = True
     projection: bool = True
+    projection_bias: bool = False
     activation: Activation = "gelu"
     norm_eps: float = 1e-5
 
@@ -62,9 +68,14 @@ class ViTConfig:
             pooler_heads=self.pooler_heads,
         )
         check_heads(self.width, self.num_heads)
-        if self.image_size % self.patch_size:
+        if self.image_size < self.patch_size:
             raise ValueError(
-                f"patch_size={self.patch_size} does not divide image_size={self.image_size}"
+                f"image_size={self.image_size} is less than patch_size={self.patch_size}"
+            )
+        if self.image_size % self.patch_size and not self.crop_remainder:
+            raise ValueError(
+                f"patch_size={self.patch_size} does not divide image_size={self.image_size}; "
+                "crop_remainder=True leaves out what fills no patch"
             )
         if self.positions == "sincos2d" and self.width % 4:
             raise ValueError(f"positions='sincos2d' needs width divisible by 4, got {self.width}")

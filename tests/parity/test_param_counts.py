@@ -2,42 +2,16 @@ import warnings
 
 import pytest
 
+from clipjax.config.presets_convnext import CONVNEXTS
+from clipjax.config.presets_eva import EVA
+from clipjax.config.presets_resnet import RESNETS
+from clipjax.config.presets_siglip import SIGLIPS
+from clipjax.config.presets_vit import VITS
+
 pytestmark = pytest.mark.parity
 
 
-NAMES = [
-    "ViT-S-32",
-    "ViT-B-32",
-    "ViT-B-16",
-    "ViT-B-16-plus-240",
-    "ViT-L-14",
-    "ViT-H-14",
-    "ViT-B-16-SigLIP",
-    "RN50",
-    "RN101",
-    "RN50x4",
-    "RN50x16",
-    "RN50x64",
-    *(f"RN{size}-quickgelu" for size in ("50", "101", "50x4", "50x16", "50x64")),
-    "convnext_tiny",
-    "convnext_small",
-    "convnext_base",
-    "convnext_base_w",
-    "convnext_base_w_320",
-    "convnext_large",
-    "convnext_large_d",
-    "convnext_large_d_320",
-    "convnext_xlarge",
-    "convnext_xxlarge",
-    "convnext_xxlarge_320",
-    "EVA01-g-14",
-    "EVA01-g-14-plus",
-    "EVA02-B-16",
-    "EVA02-L-14",
-    "EVA02-L-14-336",
-    "EVA02-E-14",
-    "EVA02-E-14-plus",
-]
+NAMES = [*VITS, *SIGLIPS, *RESNETS, *CONVNEXTS, *EVA]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,13 +8,14 @@ from collections.abc import Callable
 
 from clipjax.config import DualEncoderConfig
 from clipjax.interchange.layout import Layout, joined
-from clipjax.interchange.open_clip.clip import FORMAT, scale_layout, text_layout, vit_layout
+from clipjax.interchange.open_clip.clip import FORMAT, scale_layout, text_layout
 from clipjax.interchange.open_clip.convnext import convnext_layout
 from clipjax.interchange.open_clip.eva import eva_layout
 from clipjax.interchange.open_clip.resnet import resnet_layout
+from clipjax.interchange.open_clip.timm_vit import any_vit_layout
 
 IMAGE: dict[str, Callable[[DualEncoderConfig], Layout]] = {
-    "vit": vit_layout,
+    "vit": any_vit_layout,
     "resnet": resnet_layout,
     "convnext": convnext_layout,
     "eva": eva_layout,

@@ -119,7 +119,7 @@ class Block(nnx.Module):
         (scaling of the residual outputs by depth).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (each is a choice of the config)
         self,
         width: int,
         num_heads: int,
@@ -132,6 +132,7 @@ class Block(nnx.Module):
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
         layer_scale: float | None = None,
+        qkv_bias: bool = True,
     ):
         out_std = width**-0.5 * (2 * depth) ** -0.5
         self.ln_1 = layer_norm(width, norm_eps, dtype, rngs)
@@ -143,6 +144,7 @@ class Block(nnx.Module):
             out_std=out_std,
             dtype=dtype,
             rngs=rngs,
+            qkv_bias=qkv_bias,
         )
         self.ln_2 = layer_norm(width, norm_eps, dtype, rngs)
         self.mlp = Mlp(
