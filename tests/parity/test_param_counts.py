@@ -15,6 +15,9 @@ pytestmark = pytest.mark.parity
         "ViT-L-14",
         "ViT-H-14",
         "ViT-B-16-SigLIP",
+        "coca_ViT-B-32",
+        "coca_ViT-L-14",
+        "coca_base",
     ],
 )
 def test_a_preset_has_the_parameters_of_open_clip_to_the_last_one(torch, open_clip, name):
@@ -23,6 +26,7 @@ def test_a_preset_has_the_parameters_of_open_clip_to_the_last_one(torch, open_cl
 
     settings = dict(open_clip.get_model_config(name))
     kind = open_clip.CustomTextCLIP if settings.pop("custom_text", False) else open_clip.CLIP
+    kind = open_clip.CoCa if "multimodal_cfg" in settings else kind
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")  # initialising what has no numbers
         model = kind(**settings)
