@@ -150,7 +150,9 @@ class DualEncoder(nnx.Module):
         Int32[Array, "batch places"],
         Bool[Array, "batch places"],
     ]:
-        """Returns logits, the tokens that they predict, and which of these are not padding.
+        """Returns logits, the tokens that they predict, and which of these count.
+
+        Padding does not, nor does an id that the decoder has no logit for.
 
         Args:
             logits: of `caption_logits` or `forward_captioning`.
@@ -160,7 +162,8 @@ class DualEncoder(nnx.Module):
             logits, tokens, pad_id = logits[:, :-1], tokens[:, 1:], self.config.text.pad_id
         else:
             pad_id = self.config.decoder.pad_id
-        return logits, tokens, tokens != pad_id
+        ids = logits.shape[-1]
+        return logits, jnp.minimum(tokens, ids - 1), (tokens != pad_id) & (tokens < ids)
 
     def _decoder_kind(self, parallel: Parallel) -> str:
         decoder = self.config.decoder
