@@ -7,8 +7,9 @@ from clipjax.config.fields import Remat, check_positive
 from clipjax.config.image_towers import ImageConfig, ViTConfig
 from clipjax.config.text_towers import (
     BertConfig,
-    CocaDecoderConfig,
+    CappaDecoderConfig,
     DecoderConfig,
+    ModernTextConfig,
     TextConfig,
     TextTowerConfig,
 )
@@ -45,7 +46,7 @@ class DualEncoderConfig:
         resize: how a picture of another shape becomes a square where a model is evaluated: the
             central square, the whole squeezed, or the whole with a border.
         interpolation: of that resizing, with Pillow's antialiased filters.
-        decoder: what writes captions from image and text tokens; None for none.
+        decoder: what writes captions from the tokens of a Vision Transformer; None for none.
     """
 
     image: ImageConfig = ViTConfig()
@@ -63,12 +64,20 @@ class DualEncoderConfig:
     def __post_init__(self):
         check_positive(embed_dim=self.embed_dim)
         self._check_widths()
+        self._check_decoder()
         if self.init_logit_scale <= 0:
             raise ValueError(f"init_logit_scale={self.init_logit_scale} must be positive")
 
     def _check_widths(self) -> None:
         image, text = self.image, self.text
-        if isinstance(image, ViTConfig) and not image.projection and image.width != self.embed_dim:
+        pooler = isinstance(image, ViTConfig) and image.pool == "coca"
+        if isinstance(image, ViTConfig) and pooler and self.embed_dim % image.pooler_heads:
+            raise ValueError(
+                f"image.pooler_heads={image.pooler_heads} does not divide "
+                f"embed_dim={self.embed_dim}, the width of the pooler"
+            )
+        bare_image = isinstance(image, ViTConfig) and not (image.projection or pooler)
+        if bare_image and image.width != self.embed_dim:
             raise ValueError(
                 f"image.projection=False needs embed_dim={self.embed_dim} to be "
                 f"image.width={image.width}"
@@ -83,8 +92,46 @@ class DualEncoderConfig:
                 f"a text tower without projection needs embed_dim={self.embed_dim} to be "
                 f"text.width={text.width}"
             )
-        if isinstance(self.decoder, CocaDecoderConfig) and self.decoder.width != text.width:
+
+    def _check_decoder(self) -> None:
+        decoder, text = self.decoder, self.text
+        if decoder is None:
+            return
+        if not isinstance(self.image, ViTConfig):
             raise ValueError(
-                f"decoder.width={self.decoder.width} must be text.width={text.width}: the decoder "
+                f"decoder.kind={decoder.kind!r} reads the tokens of an image.kind='vit', not of "
+                f"{self.image.kind!r}"
+            )
+        if isinstance(decoder, CappaDecoderConfig):
+            _check_same(decoder, text, "vocab_size", "context_length")
+            return
+        if isinstance(text, ModernTextConfig):
+            raise ValueError(
+                "decoder.kind='coca' goes on from the tokens of a text.kind='transformer' or "
+                "'bert', not of 'modern'"
+            )
+        if decoder.width != text.width:
+            raise ValueError(
+                f"decoder.width={decoder.width} must be text.width={text.width}: the decoder "
                 "goes on from the tokens of the text tower"
+            )
+        if decoder.width != self.image_token_width:
+            raise ValueError(
+                f"decoder.width={decoder.width} must be the width of the image tokens, "
+                f"{self.image_token_width}"
+            )
+
+    @property
+    def image_token_width(self) -> int:
+        """Channels of what a decoder reads of an image."""
+        assert isinstance(self.image, ViTConfig)
+        return self.embed_dim if self.image.pool == "coca" else self.image.width
+
+
+def _check_same(decoder: CappaDecoderConfig, text: TextTowerConfig, *fields: str) -> None:
+    for field in fields:
+        here, there = getattr(decoder, field), getattr(text, field)
+        if here != there:
+            raise ValueError(
+                f"decoder.{field}={here} must be text.{field}={there}: both take the same tokens"
             )

@@ -5,6 +5,7 @@ Parameters and FLOPs are tested against open_clip's models and its published pro
 
 from clipjax.config.errors import UsageError, did_you_mean
 from clipjax.config.model import DualEncoderConfig
+from clipjax.config.presets_coca import COCA
 from clipjax.config.presets_convnext import CONVNEXTS
 from clipjax.config.presets_eva import EVA
 from clipjax.config.presets_resnet import RESNETS
@@ -17,6 +18,7 @@ PRESETS: dict[str, DualEncoderConfig] = {
     **RESNETS,
     **CONVNEXTS,
     **EVA,
+    **COCA,
 }
 
 

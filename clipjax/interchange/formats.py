@@ -4,10 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from clipjax.config import DualEncoderConfig
-from clipjax.interchange import open_clip
+from clipjax.interchange import big_vision_cappa, open_clip
 from clipjax.interchange.layout import Layout
 
-LAYOUTS: dict[str, Callable[..., Layout]] = {"open_clip": open_clip.layout}
+LAYOUTS: dict[str, Callable[..., Layout]] = {
+    "open_clip": open_clip.layout,
+    "big_vision_cappa": big_vision_cappa.layout,
+}
 
 
 def layout_of(name: str, config: DualEncoderConfig, **options: Any) -> Layout:

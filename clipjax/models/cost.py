@@ -1,4 +1,4 @@
-"""Arithmetic cost of a model, counted from the trace of its towers."""
+"""Arithmetic cost of a model, counted from the trace of its towers and its decoder."""
 
 import dataclasses
 import functools
@@ -49,14 +49,45 @@ def text_forward_flops(config: DualEncoderConfig, num_tokens: int | None = None)
 def pair_forward_flops(
     config: DualEncoderConfig, num_patches: int | None = None, num_tokens: int | None = None
 ) -> int:
-    """Returns the FLOPs of one pair through both towers; the loss is left out.
+    """Returns the FLOPs of one pair through both towers and the decoder, if there is one.
+
+    The loss is left out.
 
     Args:
         config: of the model.
         num_patches: as in `image_forward_flops`.
         num_tokens: as in `text_forward_flops`.
     """
-    return image_forward_flops(config, num_patches) + text_forward_flops(config, num_tokens)
+    return (
+        image_forward_flops(config, num_patches)
+        + text_forward_flops(config, num_tokens)
+        + decoder_forward_flops(config, num_patches, num_tokens)
+    )
+
+
+@functools.cache
+def decoder_forward_flops(
+    config: DualEncoderConfig, num_patches: int | None = None, num_tokens: int | None = None
+) -> int:
+    """Returns the FLOPs of one caption through the decoder alone; 0 without one.
+
+    Args:
+        config: of the model.
+        num_patches: as in `image_forward_flops`.
+        num_tokens: of the caption, padding included; the context length by default.
+    """
+    if config.decoder is None:
+        return 0
+    assert isinstance(config.image, ViTConfig)
+    tokens = num_tokens or config.text.context_length
+    patches = num_patches or config.image.num_patches
+    seen = config.image.pooler_queries - 1 if config.image.pool == "coca" else patches
+    image = jax.ShapeDtypeStruct((1, seen, config.image_token_width), jnp.float32)
+    if config.decoder.kind == "cappa":
+        text = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
+    else:
+        text = jax.ShapeDtypeStruct((1, tokens, config.decoder.width), jnp.float32)
+    return _flops(config, "decoder", text, image)
 
 
 def trained_pair_forward_flops(config: TrainConfig, num_tokens: int | None = None) -> int:
@@ -70,7 +101,7 @@ def trained_pair_forward_flops(config: TrainConfig, num_tokens: int | None = Non
     return pair_forward_flops(config.model, most, num_tokens)
 
 
-def _flops(config: DualEncoderConfig, tower: str, inputs: object) -> int:
+def _flops(config: DualEncoderConfig, part: str, *inputs: object) -> int:
     # One block traced for all: a deep model is counted in a third of a second.
     compute = dataclasses.replace(config.compute, scan_layers=True, remat="none")
     config = dataclasses.replace(config, compute=compute)
@@ -79,5 +110,7 @@ def _flops(config: DualEncoderConfig, tower: str, inputs: object) -> int:
         for name, shape in param_shapes(config).items()
     }
     return program_flops(
-        lambda arrays, inputs: getattr(with_params(config, arrays), tower)(inputs), arrays, inputs
+        lambda arrays, *inputs: getattr(with_params(config, arrays), part)(*inputs),
+        arrays,
+        *inputs,
     )

@@ -18,6 +18,7 @@ from clipjax.interchange.transfer import read_params, written
 from clipjax.models import Patches, param_shapes, with_params
 
 FILES = sorted((Path(__file__).parents[1] / "golden" / "towers").glob("*.npz"))
+CAPTIONING = [path for path in FILES if "caption_logits" in np.load(path).files]
 
 # The references are of float64. In float32 each of the some thirty sums in a row is off by a few
 # roundings of 6e-8 of a vector of length 1.
@@ -55,6 +56,17 @@ class Case:
         logits = jnp.exp(params["log_logit_scale"]) * image @ text.T
         return logits + params.get("logit_bias", 0.0), (image, text)
 
+    def caption_loss(self, params, images, tokens):
+        """Mean cross-entropy of the tokens that are not padding; 0 for a model without captions."""
+        if "caption_logits" not in self.stored:
+            return 0.0
+        model = with_params(self.config, params)
+        logits, targets, counted = model.caption_targets(
+            model.caption_logits(images, tokens), tokens
+        )
+        scores = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=2)
+        return -scores[..., 0].mean(where=counted)
+
 
 @pytest.fixture(scope="module", params=FILES, ids=lambda path: path.stem)
 def case(request, drawn_tensors):
@@ -69,8 +81,19 @@ def test_embeddings_and_logits_are_those_of_the_other_codebase(case):
     np.testing.assert_allclose(logits, case.stored["logits"], rtol=0, atol=EMBEDS * scale)
 
 
+@pytest.mark.parametrize("case", CAPTIONING, indirect=True, ids=lambda path: path.stem)
+def test_caption_logits_are_those_of_the_other_codebase(case):
+    image, text, logits = jax.jit(
+        lambda params, *inputs: with_params(case.config, params).forward_captioning(*inputs)
+    )(case.params, *case.inputs())
+    wanted = case.stored["caption_logits"]
+    np.testing.assert_allclose(logits, wanted, rtol=0, atol=EMBEDS * np.abs(wanted).max())
+    np.testing.assert_allclose(image, case.stored["image_embeds"], rtol=0, atol=EMBEDS)
+    np.testing.assert_allclose(text, case.stored["text_embeds"], rtol=0, atol=EMBEDS)
+
+
 def test_gradients_are_those_of_the_other_codebase(case):
-    """Of the contrastive loss, with respect to the pixels and to some parameters by their names."""
+    """Of the losses, with respect to the pixels and to some parameters by their names."""
 
     def loss(params, values):
         images, tokens = case.inputs()
@@ -83,7 +106,8 @@ def test_gradients_are_those_of_the_other_codebase(case):
         logits, _ = case.logits(params, images, tokens)
         n = jnp.arange(len(logits))
         rows, columns = jax.nn.log_softmax(logits, axis=1), jax.nn.log_softmax(logits, axis=0)
-        return -(rows[n, n].mean() + columns[n, n].mean()) / 2
+        contrastive = -(rows[n, n].mean() + columns[n, n].mean()) / 2
+        return contrastive + case.caption_loss(params, images, tokens)
 
     images, _ = case.inputs()
     values = images.values if isinstance(images, Patches) else images

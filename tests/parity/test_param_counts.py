@@ -2,6 +2,7 @@ import warnings
 
 import pytest
 
+from clipjax.config.presets_coca import COCA
 from clipjax.config.presets_convnext import CONVNEXTS
 from clipjax.config.presets_eva import EVA
 from clipjax.config.presets_resnet import RESNETS
@@ -11,7 +12,7 @@ from clipjax.config.presets_vit import VITS
 pytestmark = pytest.mark.parity
 
 
-NAMES = [*VITS, *SIGLIPS, *RESNETS, *CONVNEXTS, *EVA]
+NAMES = [*VITS, *SIGLIPS, *RESNETS, *CONVNEXTS, *EVA, *COCA]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -26,6 +27,7 @@ def test_a_preset_has_the_parameters_of_open_clip_to_the_last_one(torch, open_cl
 def without_numbers(torch, open_clip, name):
     settings = dict(open_clip.get_model_config(name))
     kind = open_clip.CustomTextCLIP if settings.pop("custom_text", False) else open_clip.CLIP
+    kind = open_clip.CoCa if "multimodal_cfg" in settings else kind
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")  # initialising what has no numbers
         return kind(**settings)

@@ -39,12 +39,15 @@ ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def layer_norm(width: int, eps: float, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def layer_norm(
+    width: int, eps: float, dtype: jnp.dtype, rngs: nnx.Rngs, *, bias: bool = True
+) -> nnx.LayerNorm:
     """Returns LayerNorm over the last axis; statistics in float32, the variance in two passes."""
     return nnx.LayerNorm(
         width,
         epsilon=eps,
         dtype=dtype,
+        use_bias=bias,
         use_fast_variance=False,
         scale_metadata={"axes": (None,)},
         bias_metadata={"axes": (None,)},
@@ -65,11 +68,13 @@ class Mlp(nnx.Module):
         out_std: float,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
+        bias: bool = True,
     ):
         self.activation: Activation = activation
         self.fc1 = nnx.Linear(
             width,
             hidden,
+            use_bias=bias,
             kernel_init=nnx.initializers.normal(in_std),
             kernel_metadata={"axes": ("embed", "mlp")},
             bias_metadata={"axes": ("mlp",)},
@@ -79,6 +84,7 @@ class Mlp(nnx.Module):
         self.fc2 = nnx.Linear(
             hidden,
             width,
+            use_bias=bias,
             kernel_init=nnx.initializers.normal(out_std),
             kernel_metadata={"axes": ("mlp", "embed")},
             bias_metadata={"axes": (None,)},
