@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from clipjax.config.fields import Remat, check_positive
-from clipjax.config.image_towers import ImageConfig, ViTConfig
+from clipjax.config.image_towers import EfficientNetConfig, ImageConfig, ViTConfig
 from clipjax.config.text_towers import (
     BertConfig,
     CocaDecoderConfig,
@@ -39,11 +39,15 @@ class DualEncoderConfig:
     Attributes:
         embed_dim: size of the shared space.
         init_logit_scale: initial multiplier of the cosine similarities (1 / temperature).
+        exact_temperature: keep beside the logarithm of the scale, as model state, what float32 has
+            no room for, so that a temperature that was read (ALIGN) is written with the same bits.
         init_logit_bias: initial bias of the logits; None for no bias (softmax loss).
         pixel_mean: of each channel, pixels in [0, 1]; subtracted. The defaults are CLIP's.
         pixel_std: of each channel; divided by after that.
         resize: how a picture of another shape becomes a square where a model is evaluated: the
             central square, the whole squeezed, or the whole with a border.
+        resize_side: side of that square, of which the central `image_size` is cut out (ALIGN: 346);
+            None for `image_size` itself.
         interpolation: of that resizing, with Pillow's antialiased filters.
         decoder: what writes captions from image and text tokens; None for none.
     """
@@ -52,10 +56,12 @@ class DualEncoderConfig:
     text: TextTowerConfig = TextConfig()
     embed_dim: int = 512
     init_logit_scale: float = 1 / 0.07
+    exact_temperature: bool = False
     init_logit_bias: float | None = None
     pixel_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     pixel_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     resize: Literal["crop", "squash", "pad"] = "crop"
+    resize_side: int | None = None
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     decoder: DecoderConfig | None = None
     compute: ComputeConfig = ComputeConfig()
@@ -65,6 +71,11 @@ class DualEncoderConfig:
         self._check_widths()
         if self.init_logit_scale <= 0:
             raise ValueError(f"init_logit_scale={self.init_logit_scale} must be positive")
+        if self.resize_side is not None and self.resize_side < self.image.image_size:
+            raise ValueError(
+                f"resize_side={self.resize_side} is less than image.image_size="
+                f"{self.image.image_size}, which is cut out of it"
+            )
 
     def _check_widths(self) -> None:
         image, text = self.image, self.text
@@ -72,6 +83,15 @@ class DualEncoderConfig:
             raise ValueError(
                 f"image.projection=False needs embed_dim={self.embed_dim} to be "
                 f"image.width={image.width}"
+            )
+        if (
+            isinstance(image, EfficientNetConfig)
+            and not image.projection
+            and image.out_channels != self.embed_dim
+        ):
+            raise ValueError(
+                f"image.projection=False needs embed_dim={self.embed_dim} to be the "
+                f"{image.out_channels} channels of the image tower"
             )
         bare = (
             not text.projection

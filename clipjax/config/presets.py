@@ -11,6 +11,7 @@ import dataclasses
 from clipjax.config.errors import UsageError, did_you_mean
 from clipjax.config.image_towers import ViTConfig
 from clipjax.config.model import DualEncoderConfig
+from clipjax.config.presets_text import TEXT_PRESETS
 from clipjax.config.text_towers import TextConfig
 
 _TEXT = {
@@ -114,6 +115,7 @@ PRESETS: dict[str, DualEncoderConfig] = {
     "ViT-B-16-SigLIP-256": _siglip_base(256),
     "ViT-B-16-SigLIP-384": _siglip_base(384),
     "ViT-B-16-SigLIP-512": _siglip_base(512),
+    **TEXT_PRESETS,
 }
 
 

@@ -93,6 +93,8 @@ def read_params(
             parts = [tensors.read(name) for name in entry.theirs]
             array = entry.read(parts, shapes[entry.ours])
             yield entry.ours, array.astype(np.float32, copy=False)
+            if entry.rest is not None:
+                yield entry.rest, np.asarray(array - array.astype(np.float32), np.float32)
 
     return stacked(each()) if config.compute.scan_layers else each()
 
@@ -105,6 +107,8 @@ def written(
         array = np.asarray(
             _layer_of(params, entry.ours) if config.compute.scan_layers else params[entry.ours]
         )
+        if entry.rest is not None:
+            array = np.asarray(array.astype(np.float64) + np.asarray(params[entry.rest]))
         yield from zip(entry.theirs, entry.write(array), strict=True)
     yield from layout.fixed.items()
 

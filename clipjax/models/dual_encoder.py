@@ -12,13 +12,19 @@ from jaxtyping import Array, Float, Int32, Key, UInt8
 from clipjax.config import DualEncoderConfig
 from clipjax.config.errors import UsageError
 from clipjax.core.partition import constrain_batch
+from clipjax.models.bert import Bert
 from clipjax.models.convnet import ConvNet
+from clipjax.models.efficientnet import EfficientNet
 from clipjax.models.patches import Patches
 from clipjax.models.text import TextTransformer
 from clipjax.models.vit import ViT
 
-IMAGE_TOWERS: dict[str, Any] = {"vit": ViT, "convnet": ConvNet}
-TEXT_TOWERS: dict[str, Any] = {"transformer": TextTransformer}
+IMAGE_TOWERS: dict[str, Any] = {
+    "vit": ViT,
+    "convnet": ConvNet,
+    "efficientnet": EfficientNet,
+}
+TEXT_TOWERS: dict[str, Any] = {"transformer": TextTransformer, "bert": Bert}
 
 Embeds = Float[Array, "batch embed"]
 
@@ -28,6 +34,8 @@ class DualEncoder(nnx.Module):
 
     Attributes:
         log_logit_scale: logarithm of what multiplies the cosine similarities.
+        log_logit_scale_rest: what float32 has no room for in the logarithm of a temperature that was
+            read; only with `exact_temperature`. Too small to change a logit.
         logit_bias: what is added after it; only with `init_logit_bias`.
     """
 
@@ -39,6 +47,8 @@ class DualEncoder(nnx.Module):
         # With a dtype: a weakly typed scalar would compile the training step twice.
         scale = jnp.array(math.log(config.init_logit_scale), jnp.float32)
         self.log_logit_scale = nnx.Param(scale, axes=())
+        if config.exact_temperature:
+            self.log_logit_scale_rest = nnx.BatchStat(jnp.zeros((), jnp.float32), axes=())
         if config.init_logit_bias is not None:
             self.logit_bias = nnx.Param(jnp.array(config.init_logit_bias, jnp.float32), axes=())
 

@@ -9,9 +9,13 @@ from collections.abc import Callable
 from clipjax.config import DualEncoderConfig
 from clipjax.interchange.layout import Layout, joined
 from clipjax.interchange.open_clip.clip import FORMAT, scale_layout, text_layout, vit_layout
+from clipjax.interchange.open_clip.hf_text import hf_text_layout
 
 IMAGE: dict[str, Callable[[DualEncoderConfig], Layout]] = {"vit": vit_layout}
-TEXT: dict[str, Callable[[DualEncoderConfig, str], Layout]] = {"transformer": text_layout}
+TEXT: dict[str, Callable[[DualEncoderConfig, str], Layout]] = {
+    "transformer": text_layout,
+    "bert": hf_text_layout,
+}
 
 
 def layout(config: DualEncoderConfig, *, custom_text: bool) -> Layout:
