@@ -34,8 +34,8 @@ class DualEncoder(nnx.Module):
 
     Attributes:
         log_logit_scale: logarithm of what multiplies the cosine similarities.
-        log_logit_scale_rest: what float32 has no room for in the logarithm of a temperature that was
-            read; only with `exact_temperature`. Too small to change a logit.
+        log_logit_scale_rest: what float32 has no room for in the logarithm of a temperature that
+            was read; only with `exact_temperature`. Too small to change a logit.
         logit_bias: what is added after it; only with `init_logit_bias`.
     """
 

@@ -16,6 +16,7 @@ from clipjax.core.partition import constrain_batch
 from clipjax.models.layers.batch_norm import BatchNorm
 
 FeatureMap = Float[Array, "batch height width channels"]
+NextMap = Float[Array, "batch rows columns outputs"]
 
 # Stages of B0, table 1 of the paper: expansion, kernel, stride, channels in and out, blocks.
 _STAGES = (
@@ -120,7 +121,7 @@ class ConvNorm(nnx.Module):
             dtype=dtype,
         )
 
-    def __call__(self, x: FeatureMap, *, train: bool) -> FeatureMap:
+    def __call__(self, x: FeatureMap, *, train: bool) -> NextMap:
         """Returns the normalised map."""
         return self.norm(self.conv(x), train=train)
 
@@ -179,7 +180,7 @@ class MBConv(nnx.Module):
         self.gate = SqueezeExcite(hidden, sizes.squeezed, dtype=dtype, rngs=rngs)
         self.project = ConvNorm(hidden, sizes.outputs, config, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: FeatureMap, *, train: bool) -> FeatureMap:
+    def __call__(self, x: FeatureMap, *, train: bool) -> NextMap:
         """Returns the map after the block."""
         x = constrain_batch(x)
         y = jax.nn.silu(self.expand(x, train=train)) if self.expands else x
