@@ -19,6 +19,36 @@ Shape = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Which part of a tensor is ours, where it holds several of our parameters.
+
+    Attributes:
+        first: the first axis is divided into equal parts; the first of ours.
+        last: the first one behind ours.
+        of: how many parts there are.
+        stacked: the first axis counts the parts and is not in ours (the layers of a scan).
+    """
+
+    first: int
+    last: int
+    of: int
+    stacked: bool = False
+
+    def whole(self, part: Shape) -> Shape:
+        """Returns the shape of the tensor from that of the part."""
+        if self.stacked:
+            return self.of, *part
+        return part[0] * self.of // (self.last - self.first), *part[1:]
+
+    def taken(self, tensor: np.ndarray) -> np.ndarray:
+        """Returns the part, a view."""
+        if self.stacked:
+            return tensor[self.first]
+        size = len(tensor) // self.of
+        return tensor[self.first * size : self.last * size]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
     """One parameter here and the tensors there that hold it.
 
@@ -35,6 +65,8 @@ class Entry:
         rest: name of our statistic that holds what float32 has no room for in the parameter
             (`temperature` only): the logarithms of float32 numbers are closer to each other than
             float32 numbers are, but not than sums of two.
+        piece: the part of each of their tensors that is ours; all of it by default. Entries that
+            share a tensor follow each other, in the order of their pieces.
     """
 
     ours: str
@@ -44,9 +76,14 @@ class Entry:
     stack_axis: int | None = None
     shape: Shape | None = None
     rest: str | None = None
+    piece: Piece | None = None
 
     def their_shape(self, our_shape: Shape) -> Shape:
         """Returns the shape of each of their tensors."""
+        part = self._their_part(our_shape)
+        return part if self.piece is None else self.piece.whole(part)
+
+    def _their_part(self, our_shape: Shape) -> Shape:
         part = self._part(our_shape)
         if self.shape is not None:
             return self.shape
@@ -62,6 +99,8 @@ class Entry:
     def read(self, tensors: Sequence[np.ndarray], our_shape: Shape) -> np.ndarray:
         """Returns our parameter; a view of their tensor where the axes allow it."""
         part = self._part(our_shape)
+        if self.piece is not None:
+            tensors = [self.piece.taken(tensor) for tensor in tensors]
         if self.kind == "linear":
             parts = [tensor.T.reshape(part) for tensor in tensors]
         elif self.kind == "conv":
@@ -73,12 +112,12 @@ class Entry:
         return parts[0] if self.stack_axis is None else np.stack(parts, axis=self.stack_axis)
 
     def write(self, parameter: np.ndarray) -> list[np.ndarray]:
-        """Returns their tensors, contiguous."""
+        """Returns their tensors, or our pieces of them, contiguous."""
         if self.stack_axis is None:
             parts = [parameter]
         else:
             parts = list(np.moveaxis(parameter, self.stack_axis, 0))
-        shape = self.their_shape(parameter.shape)
+        shape = self._their_part(parameter.shape)
         if self.kind == "linear":
             parts = [part.reshape(shape[::-1]).T for part in parts]
         elif self.kind == "conv":
@@ -175,6 +214,30 @@ def batch_norm(ours: str, theirs: str) -> tuple[Entry, ...]:
         *norm(ours, theirs),
         same(f"{ours}/mean", f"{theirs}.running_mean"),
         same(f"{ours}/variance", f"{theirs}.running_var"),
+    )
+
+
+def query_and_key_value(query: str, key_value: str, theirs: str) -> tuple[Entry, ...]:
+    """Returns the entries of attention whose three maps are one matrix there.
+
+    `in_proj_weight` and `in_proj_bias` of torch's MultiheadAttention: queries, keys, values.
+
+    Args:
+        query: our map to the queries, [inputs, heads, channels].
+        key_value: our map to keys and values, [inputs, 2, heads, channels].
+        theirs: the module.
+    """
+    kinds: tuple[tuple[str, str, Kind], ...] = (
+        ("kernel", "weight", "linear"),
+        ("bias", "bias", "bias"),
+    )
+    return tuple(
+        Entry(ours=f"{ours}/{leaf}", theirs=(f"{theirs}.in_proj_{end}",), kind=kind, piece=piece)
+        for leaf, end, kind in kinds
+        for ours, piece in (
+            (query, Piece(first=0, last=1, of=3)),
+            (key_value, Piece(first=1, last=3, of=3)),
+        )
     )
 
 
