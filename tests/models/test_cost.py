@@ -22,8 +22,8 @@ ROUNDING = 0.005 + 1e-9
 
 NAMES = sorted(PROFILE.keys() & PRESETS.keys())
 
-# Texts of these were profiled with as many tokens as the table of positions has rows, all but two of
-# which can hold one. Their `context_length` is 77, as open_clip's tokenizer cuts them.
+# Texts of these were profiled with as many tokens as the table of positions has rows, though no
+# token has the first two. Their `context_length` is 77, as open_clip's tokenizer cuts them.
 PROFILED_TOKENS = {
     "roberta-ViT-B-32": 514,
     "xlm-roberta-base-ViT-B-32": 514,
