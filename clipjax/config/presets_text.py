@@ -69,6 +69,7 @@ TEXT_PRESETS: dict[str, DualEncoderConfig] = {
         pixel_std=(0.5, 0.5, 0.5),
         resize="squash",
         resize_side=346,
+        crop_offset="down",
         interpolation="bilinear",
     ),
 }

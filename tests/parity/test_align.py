@@ -39,7 +39,8 @@ CONFIG = DualEncoderConfig(
     pixel_mean=(0.5, 0.5, 0.5),
     pixel_std=(0.5, 0.5, 0.5),
     resize="squash",
-    resize_side=30,
+    resize_side=31,
+    crop_offset="down",
     interpolation="bilinear",
 )
 
@@ -117,7 +118,7 @@ def test_transformers_loads_the_directory_that_we_write(pool, transformers, torc
     model, report = transformers.AlignModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values()), report
     picture = transformers.AutoImageProcessor.from_pretrained(tmp_path)
-    images = rng.integers(0, 256, (3, 30, 30, 3)).astype(np.uint8)
+    images = rng.integers(0, 256, (3, 31, 31, 3)).astype(np.uint8)
     pixels = picture(images=list(images), return_tensors="pt")["pixel_values"]
     ids = torch.from_numpy(texts()).long()
     with torch.inference_mode():

@@ -210,6 +210,8 @@ def write(config: DualEncoderConfig) -> dict[str, dict[str, Any]]:
     """
     image, text = _towers(config)
     require(config, NAME, {"resize": "squash"})
+    if config.resize_side is not None:
+        require(config, NAME, {"crop_offset": "down"})
     vision_config = {
         **_NETWORK,
         "model_type": "align_vision_model",

@@ -46,6 +46,7 @@ def read_pictures(values: Mapping[str, Any]) -> dict[str, Any]:
         "image_size": cut,
         "resize": "squash",
         "resize_side": None if cut == side else side,
+        "crop_offset": "down",
         "interpolation": _FILTERS[section.get("resample")],
         "pixel_mean": mean,
         "pixel_std": std,
