@@ -218,17 +218,22 @@ class EfficientNetConfig:
         width_factor: multiplies the channels of B0.
         depth_factor: multiplies the blocks of each stage of B0, rounded up.
         channels_divisor: channels are rounded to a multiple of it.
+        symmetric_padding: blocks whose stride pads both sides of the map alike; TensorFlow does so
+            where the side is odd. The others have one zero more at the end.
+        head: a last convolution to 1280 channels of B0, with batch norm, before the mean.
         batch_norm_momentum: share of a batch in the running statistics.
         frozen_batch_norm: normalise by the running statistics in training too, and keep them.
-        projection: linear map to the shared space; without it `embed_dim` must equal the last
-            channels.
+        projection: linear map to the shared space; without it `embed_dim` must equal
+            `out_channels`.
     """
 
     kind: Literal["efficientnet"] = "efficientnet"
-    image_size: int = 600
+    image_size: int = 289
     width_factor: float = 2.0
     depth_factor: float = 3.1
     channels_divisor: int = 8
+    symmetric_padding: tuple[int, ...] = ()
+    head: bool = False
     batch_norm_eps: float = 1e-3
     batch_norm_momentum: float = 0.01
     frozen_batch_norm: bool = False
@@ -241,6 +246,22 @@ class EfficientNetConfig:
                 f"width_factor={self.width_factor} and depth_factor={self.depth_factor} must be "
                 "positive"
             )
+
+    def scaled(self, channels: int) -> int:
+        """Returns the channels of a layer that has so many in B0.
+
+        >>> EfficientNetConfig(width_factor=1.4).scaled(24)
+        32
+        """
+        divisor, wanted = self.channels_divisor, channels * self.width_factor
+        rounded = max(divisor, int(wanted + divisor / 2) // divisor * divisor)
+        # Rounding takes away a tenth at most.
+        return rounded + divisor if rounded < 0.9 * wanted else rounded
+
+    @property
+    def out_channels(self) -> int:
+        """Channels that the mean is taken of."""
+        return self.scaled(1280 if self.head else 320)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from clipjax.config.presets_convnext import CONVNEXTS
 from clipjax.config.presets_eva import EVA
 from clipjax.config.presets_resnet import RESNETS
 from clipjax.config.presets_siglip import SIGLIPS
+from clipjax.config.presets_text import TEXT_PRESETS
 from clipjax.config.presets_vit import VITS
 
 PRESETS: dict[str, DualEncoderConfig] = {
@@ -19,6 +20,7 @@ PRESETS: dict[str, DualEncoderConfig] = {
     **CONVNEXTS,
     **EVA,
     **COCA,
+    **TEXT_PRESETS,
 }
 
 

@@ -12,10 +12,12 @@ from jaxtyping import Array, Bool, Float, Int32, Key, UInt8
 from clipjax.config import DualEncoderConfig
 from clipjax.config.errors import UsageError
 from clipjax.core.partition import constrain_batch
+from clipjax.models.bert import Bert
 from clipjax.models.cappa import CappaDecoder
 from clipjax.models.coca import CocaDecoder
 from clipjax.models.convnet import ConvNet
 from clipjax.models.convnext import ConvNeXt
+from clipjax.models.efficientnet import EfficientNet
 from clipjax.models.eva import Eva
 from clipjax.models.modern_text import ModernText
 from clipjax.models.patches import Patches
@@ -28,10 +30,12 @@ IMAGE_TOWERS: dict[str, Any] = {
     "convnet": ConvNet,
     "resnet": ResNet,
     "convnext": ConvNeXt,
+    "efficientnet": EfficientNet,
     "eva": Eva,
 }
 TEXT_TOWERS: dict[str, Any] = {
     "transformer": TextTransformer,
+    "bert": Bert,
     "modern": ModernText,
 }
 DECODERS: dict[str, Any] = {"coca": CocaDecoder, "cappa": CappaDecoder}
@@ -52,6 +56,8 @@ class DualEncoder(nnx.Module):
 
     Attributes:
         log_logit_scale: logarithm of what multiplies the cosine similarities.
+        log_logit_scale_rest: what float32 has no room for in the logarithm of a temperature that
+            was read; only with `exact_temperature`. Too small to change a logit.
         logit_bias: what is added after it; only with `init_logit_bias`.
     """
 
@@ -63,6 +69,8 @@ class DualEncoder(nnx.Module):
         # With a dtype: a weakly typed scalar would compile the training step twice.
         scale = jnp.array(math.log(config.init_logit_scale), jnp.float32)
         self.log_logit_scale = nnx.Param(scale, axes=())
+        if config.exact_temperature:
+            self.log_logit_scale_rest = nnx.BatchStat(jnp.zeros((), jnp.float32), axes=())
         if config.init_logit_bias is not None:
             self.logit_bias = nnx.Param(jnp.array(config.init_logit_bias, jnp.float32), axes=())
         if config.decoder is not None:

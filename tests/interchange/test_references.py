@@ -162,6 +162,7 @@ def test_what_is_written_is_what_was_read(case):
 
 def test_every_parameter_has_one_place(case):
     ours = [entry.ours for entry in case.layout.entries]
+    ours += [entry.rest for entry in case.layout.entries if entry.rest is not None]
     assert sorted(ours) == sorted(param_shapes(case.config))
-    theirs = [name for entry in case.layout.entries for name in entry.theirs]
+    theirs = [(name, entry.piece) for entry in case.layout.entries for name in entry.theirs]
     assert len(theirs) == len(set(theirs))
