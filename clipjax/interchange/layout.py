@@ -115,7 +115,8 @@ class Entry:
             parts = [part.transpose(3, 2, 0, 1) for part in parts]
         else:
             parts = [part.reshape(shape) for part in parts]
-        return [np.ascontiguousarray(part) for part in parts]
+        # NumPy gives a scalar an axis here.
+        return [np.ascontiguousarray(part).reshape(part.shape) for part in parts]
 
     def _part(self, our_shape: Shape) -> Shape:
         if self.stack_axis is None:
