@@ -157,6 +157,7 @@ def test_what_is_written_is_what_was_read(case):
     ):
         if name in case.layout.fixed:
             continue
+        assert array.shape == case.tensors.shapes()[name], name
         np.testing.assert_array_equal(array, case.tensors.read(name), err_msg=name)
 
 

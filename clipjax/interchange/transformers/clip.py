@@ -152,8 +152,9 @@ def _end_id(text: Section) -> int | None:
 
 
 def _scale(logarithm: float) -> float:
-    rounded = _TOP["logit_scale_init_value"]  # of 1 / 0.07
-    return 1 / 0.07 if logarithm == rounded else math.exp(logarithm)
+    if abs(logarithm - _TOP["logit_scale_init_value"]) < 1e-4:  # shortened there
+        return 1 / 0.07
+    return float(f"{math.exp(logarithm):.12g}")  # 10 comes back as 10
 
 
 def write(config: DualEncoderConfig) -> dict[str, dict[str, Any]]:
@@ -169,14 +170,11 @@ def write(config: DualEncoderConfig) -> dict[str, dict[str, Any]]:
             f"{NAME} cannot hold this model: config.text.end_id={_LEGACY_END} means the largest id "
             "of a text there. Give the end of a text another id."
         )
-    logarithm = math.log(config.init_logit_scale)
-    if round(logarithm, 4) == _TOP["logit_scale_init_value"]:
-        logarithm = _TOP["logit_scale_init_value"]
     settings = {
         "model_type": "clip",
         "architectures": ["CLIPModel"],
         "projection_dim": config.embed_dim,
-        "logit_scale_init_value": logarithm,
+        "logit_scale_init_value": math.log(config.init_logit_scale),
         "vision_config": {
             "model_type": "clip_vision_model",
             "image_size": vit.image_size,
