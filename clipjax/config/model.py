@@ -45,6 +45,11 @@ class DualEncoderConfig:
         resize: how a picture of another shape becomes a square where a model is evaluated: the
             central square, the whole squeezed, or the whole with a border.
         interpolation: of that resizing, with Pillow's antialiased filters.
+        resize_side: what that resizing aims at where it is more than the tower's image_size, whose
+            pixels are then cut out of the middle (ALIGN); None for the image_size itself.
+        crop_offset: of the middle where an odd number of pixels is cut away: the nearest pixel,
+            half of a pixel to the even one (open_clip, torchvision), or down (transformers).
+        pad_value: of the border in [0, 255].
         decoder: what writes captions from image and text tokens; None for none.
     """
 
@@ -57,14 +62,34 @@ class DualEncoderConfig:
     pixel_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     resize: Literal["crop", "squash", "pad"] = "crop"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize_side: int | None = None
+    crop_offset: Literal["nearest", "down"] = "nearest"
+    pad_value: int = 0
     decoder: DecoderConfig | None = None
     compute: ComputeConfig = ComputeConfig()
 
     def __post_init__(self):
         check_positive(embed_dim=self.embed_dim)
         self._check_widths()
+        self._check_resize()
         if self.init_logit_scale <= 0:
             raise ValueError(f"init_logit_scale={self.init_logit_scale} must be positive")
+
+    def _check_resize(self) -> None:
+        if not 0 <= self.pad_value <= 255:
+            raise ValueError(f"pad_value={self.pad_value} must be in [0, 255]")
+        if self.resize_side is None:
+            return
+        if self.resize_side < self.image.image_size:
+            raise ValueError(
+                f"resize_side={self.resize_side} must not be less than "
+                f"image.image_size={self.image.image_size}"
+            )
+        if self.resize == "pad":
+            raise ValueError(
+                f"resize_side={self.resize_side} with resize='pad': nothing is cut out of a picture "
+                "with a border"
+            )
 
     def _check_widths(self) -> None:
         image, text = self.image, self.text

@@ -14,7 +14,7 @@ from clipjax.core.checkpoint import CheckpointReader, find_checkpoints
 from clipjax.core.mesh import make_mesh
 from clipjax.core.partition import tree_shardings
 from clipjax.data.decode import BadSampleError, decode_image, on_white
-from clipjax.data.resize import resize_exact
+from clipjax.data.resize import EvaluationTransform
 from clipjax.data.tokenizers import Tokenizer, tokenizer_from_json
 from clipjax.inference.encoder import Encoder
 from clipjax.models import init_model_state, init_params, num_params, param_axes
@@ -47,6 +47,7 @@ class Model:
     ):
         self.config, self.params, self.tokenizer = config, params, tokenizer
         self.encoder, self.step = encoder, step
+        self._transform = EvaluationTransform.of(config)
 
     def __repr__(self) -> str:
         count = num_params(self.config)
@@ -57,8 +58,8 @@ class Model:
 
         Args:
             images: a path, encoded bytes, PIL image or uint8 array [height, width, 3], or any
-                number of them, or one uint8 array [batch, height, width, 3]. The central square
-                is resized to what the model was trained on.
+                number of them, or one uint8 array [batch, height, width, 3]. They are cut
+                and resized as the config of the model says.
 
         Raises:
             UserError: if a picture cannot be read.
@@ -69,7 +70,7 @@ class Model:
             or not isinstance(images, Iterable)
         )
         listed: Sequence[ImageLike] = [images] if one else list(images)  # type: ignore[list-item, arg-type]
-        return self.encoder.images(self.params, _Pictures(listed))
+        return self.encoder.images(self.params, _Pictures(listed, self._transform))
 
     def encode_text(self, texts: str | Sequence[str]) -> Embeds:
         """Returns unit vectors, float32, one a text.
@@ -94,8 +95,8 @@ class Model:
 
 
 class _Pictures(Sequence[ImageLike]):
-    def __init__(self, images: Sequence[ImageLike]):
-        self._images = images
+    def __init__(self, images: Sequence[ImageLike], transform: EvaluationTransform):
+        self._images, self._transform = images, transform
 
     def __len__(self) -> int:
         return len(self._images)
@@ -104,7 +105,7 @@ class _Pictures(Sequence[ImageLike]):
         return self._images[index]
 
     def fill(self, index: int, out: np.ndarray) -> None:
-        resize_exact(_pixels(self._images[index], index), out)
+        self._transform(_pixels(self._images[index], index), out)
 
 
 def _pixels(image: ImageLike, index: int) -> np.ndarray:

@@ -58,7 +58,7 @@ def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any
     mesh = make_mesh(config.mesh)
     spec = batch_spec(config, mesh)
     source = open_source(config)
-    tasks = make_tasks(config.evals, config.data, say=_say)
+    tasks = make_tasks(config.evals, config.data, config.model, say=_say)
     with _locked(workdir):
         record = run_record(config, source)
         _same_everywhere(config, record)
