@@ -1,5 +1,6 @@
 """A trained model as a person uses it in a notebook."""
 
+import functools
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,8 @@ from clipjax.data.resize import EvaluationTransform
 from clipjax.data.tokenizers import Tokenizer, tokenizer_from_json
 from clipjax.inference.encoder import Encoder
 from clipjax.models import init_model_state, init_params, num_params, param_axes
+from clipjax.models.lora import init_lora, merged
+from clipjax.optim import trained
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 Embeds = Float[np.ndarray, "items embed"]
@@ -158,10 +161,7 @@ def load(
     mesh = make_mesh(MeshConfig(), num_devices=1 if one else None)
     tokenizer = tokenizer_from_json(json.loads(reader.read(step, "tokenizer.json")))
     encoder = Encoder(config.model, tokenizer, mesh, batch_size=batch_size)
-    which = "ema" if config.optim.ema_decay else "params"
-    shapes = jax.eval_shape(
-        lambda: {which: init_params(config.model, 0), "model_state": init_model_state(config.model)}
-    )
+    shapes = jax.eval_shape(functools.partial(_saved, config))
     shardings = tree_shardings(shapes, param_axes(config.model), mesh)
     like = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
@@ -169,8 +169,25 @@ def load(
         shardings,
     )
     found = reader.restore(step, {name: part for name, part in like.items() if part})
-    params = {**found[which], **found.get("model_state", {})}
+    params = {**found.get("params", {}), **found.get("ema", {})}
+    params = merged(params, config.model, config.optim.lora) | found.get("model_state", {})
     return Model(config.model, params, tokenizer, encoder, step)
+
+
+def _saved(config: TrainConfig) -> dict[str, dict[str, jax.Array]]:
+    """Returns what of a checkpoint is evaluated; only its shapes are looked at."""
+    params = init_params(config.model, 0) | init_lora(config.model, config.optim.lora, 0)
+    shapes = {name: array.shape for name, array in params.items()}
+    averaged = (
+        {name for name, on in trained(config.optim, config.model, shapes).items() if on}
+        if config.optim.ema_decay
+        else set()
+    )
+    return {
+        "params": {name: array for name, array in params.items() if name not in averaged},
+        "ema": {name: array for name, array in params.items() if name in averaged},
+        "model_state": init_model_state(config.model),
+    }
 
 
 def pick_checkpoint(

@@ -98,7 +98,7 @@ def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any
             results: dict[str, Any] = {}
 
             def evaluate(step: int, state: TrainState) -> None:
-                encode = encoder.bind(evaluated_params(state))
+                encode = encoder.bind(evaluated_params(config, state))
                 scores = {name: task.run(encode) for name, task in tasks.items()}
                 if scores:
                     loop.write(step, flat_metrics(scores))
