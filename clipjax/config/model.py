@@ -92,8 +92,8 @@ class DualEncoderConfig:
             )
         if self.resize == "pad":
             raise ValueError(
-                f"resize_side={self.resize_side} with resize='pad': nothing is cut out of a picture "
-                "with a border"
+                f"resize_side={self.resize_side} with resize='pad': nothing is cut out of a "
+                "picture with a border"
             )
 
     def _check_widths(self) -> None:
