@@ -32,6 +32,7 @@ from clipjax.config.text_towers import (
 )
 from clipjax.config.train import (
     CheckpointConfig,
+    InitConfig,
     LogConfig,
     LossConfig,
     MeshConfig,
@@ -57,6 +58,7 @@ __all__ = [
     "EvaConfig",
     "EvalsConfig",
     "ImageConfig",
+    "InitConfig",
     "LogConfig",
     "LossConfig",
     "MeshConfig",

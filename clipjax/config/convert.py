@@ -1,4 +1,8 @@
-"""Dataclass configs to and from ml_collections and JSON; every mistake names its field."""
+"""Dataclass configs to and from ml_collections and JSON; every mistake names its field.
+
+A field that would be a keyword of Python ends in an underscore, which is left out here: `from_` is
+`--config.init.from` and "from" in JSON.
+"""
 
 import dataclasses
 import functools
@@ -17,7 +21,7 @@ def to_config_dict(config: Any) -> ml_collections.ConfigDict:
     """Returns `config` as a ConfigDict with the same nesting; every field is present."""
     return ml_collections.ConfigDict(
         {
-            name: _to_value(getattr(config, name), hint)
+            name.rstrip("_"): _to_value(getattr(config, name), hint)
             for name, hint in _hints(type(config)).items()
         }
     )
@@ -25,7 +29,9 @@ def to_config_dict(config: Any) -> ml_collections.ConfigDict:
 
 def to_json_dict(config: Any) -> dict[str, Any]:
     """Returns `config` as nested plain dicts that `json` can write."""
-    return dataclasses.asdict(config)
+    return dataclasses.asdict(
+        config, dict_factory=lambda items: {name.rstrip("_"): value for name, value in items}
+    )
 
 
 def from_config_dict(config_class: type, values: Any, path: str = "config") -> Any:
@@ -41,11 +47,13 @@ def from_config_dict(config_class: type, values: Any, path: str = "config") -> A
     """
     _check_section(values, path)
     hints = _hints(config_class)
+    fields = {name.rstrip("_"): name for name in hints}
     built = {}
     for name in values:
-        if name not in hints:
-            raise UsageError(unknown_field(path, name, list(hints)))
-        built[name] = _from_value(hints[name], values[name], f"{path}.{name}")
+        if name not in fields:
+            raise UsageError(unknown_field(path, name, list(fields)))
+        field = fields[name]
+        built[field] = _from_value(hints[field], values[name], f"{path}.{name}")
     try:
         return config_class(**built)
     except ValueError as error:

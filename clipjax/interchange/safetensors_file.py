@@ -90,9 +90,7 @@ def from_bfloat16(bits: np.ndarray) -> np.ndarray:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def _read_header(
-    source: str, length: bytes, read: Any, size: int
-) -> tuple[dict[str, Any], int]:
+def _read_header(source: str, length: bytes, read: Any, size: int) -> tuple[dict[str, Any], int]:
     if len(length) < 8:
         raise UserError(
             f"{source}: is cut off: {size} bytes, where a safetensors file begins with eight that "

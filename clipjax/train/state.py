@@ -1,6 +1,7 @@
 """All that training changes, hence all that a checkpoint of the model holds."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -38,13 +39,26 @@ class TrainState:
     bad_steps: Any
 
 
-def init_state(config: TrainConfig, optimizer: optax.GradientTransformation) -> TrainState:
-    """Returns the state before the first step; jit it with out_shardings to build it in place."""
-    params = init_params(config.model, config.seed)
+def init_state(
+    config: TrainConfig,
+    optimizer: optax.GradientTransformation,
+    weights: Mapping[str, jax.Array] | None = None,
+) -> TrainState:
+    """Returns the state before the first step; jit it with out_shardings to build it in place.
+
+    Args:
+        config: of the run.
+        optimizer: of the run.
+        weights: parameters and model state to begin with; None for random ones.
+    """
+    params, model_state = init_params(config.model, config.seed), init_model_state(config.model)
+    if weights is not None:
+        params = {name: weights[name] for name in params}
+        model_state = {name: weights[name] for name in model_state}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        model_state=init_model_state(config.model),
+        model_state=model_state,
         opt_state=optimizer.init(params),
         ema={name: p.copy() for name, p in params.items()} if config.optim.ema_decay else {},
         bad_steps=jnp.zeros((), jnp.int32),
