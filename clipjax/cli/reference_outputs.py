@@ -1,4 +1,4 @@
-"""What another codebase makes of the fixed inputs, where it is installed: in a process of its own."""
+"""What an installed codebase makes of the fixed inputs, in a process of its own."""
 
 import importlib.util
 import os
@@ -12,6 +12,7 @@ import numpy as np
 import clipjax
 from clipjax.config import DualEncoderConfig, UserError
 from clipjax.interchange.certificate import Outputs, fixed_inputs
+from clipjax.interchange.npz_file import write_npz
 
 _SCRIPT = Path(__file__).parent / "rivals" / "embeddings.py"
 # format: packages that it needs
@@ -31,7 +32,7 @@ def installed_outputs(
         return None
     with tempfile.TemporaryDirectory() as scratch:
         inputs, results = Path(scratch) / "inputs.npz", Path(scratch) / "outputs.npz"
-        np.savez(inputs, **fixed_inputs(config))
+        write_npz(inputs, fixed_inputs(config).items())
         done = subprocess.run(
             [sys.executable, _SCRIPT, format_name, directory, inputs, results],
             capture_output=True,

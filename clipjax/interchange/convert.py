@@ -20,6 +20,7 @@ from clipjax.interchange.certificate import (
     differences,
     make_certificate,
     outputs,
+    worst,
 )
 from clipjax.interchange.formats import FORMATS, format_of, layout_of
 from clipjax.interchange.layout import Layout, Shape
@@ -31,6 +32,9 @@ from clipjax.interchange.same_model import model_differences, model_facts
 from clipjax.interchange.tokenizer_files import write_tokenizer
 from clipjax.interchange.transfer import written
 from clipjax.models import param_shapes
+
+# Of unit-length embeddings in float32: sums in another order stay well below, another GELU above.
+_MOST_DIFFERENCE = 1e-4
 
 # Embeds the fixed inputs with the implementation that a folder was made for: (folder, format,
 # config) to outputs; None where it is not installed.
@@ -91,6 +95,7 @@ def convert(
                 theirs = rival(folder, to, result.config)
                 if theirs is not None:
                     checks[f"result in {to}"] = differences(found, theirs)
+            _same(destination, checks)
             certificate = make_certificate(
                 source={
                     "format": source.format,
@@ -113,6 +118,16 @@ def convert(
     return certificate
 
 
+def _same(destination: Path, checks: Mapping[str, Any]) -> None:
+    for against, embeds, _ in worst(checks):
+        if not embeds <= _MOST_DIFFERENCE:
+            raise UserError(
+                f"{destination}: not written: compared with {against}, embeddings of the fixed "
+                f"inputs differ by {embeds:.2g}, expected at most {_MOST_DIFFERENCE:g}. The "
+                "source's config does not describe its weights, or its format is not read right."
+            )
+
+
 def _write(
     folder: Path,
     source: Pretrained,
@@ -122,9 +137,9 @@ def _write(
 ) -> Path | None:
     if to == CLIPJAX:
         record = {"converted_from": source.format}
-        write_run(
-            folder, source.config, _as_saved(source, config, params), source.tokenizer, record
-        )
+        # Layers stacked or not, as the source has them.
+        saved = source.params() if source.config.compute.scan_layers else params
+        write_run(folder, source.config, saved, source.tokenizer, record)
         return None
     options = _write_configs(folder, config, to)
     write_tokenizer(folder, source.tokenizer)
@@ -144,12 +159,6 @@ def _write(
         else:
             write_safetensors(path, specs, each(), metadata=kind.metadata)
     return path
-
-
-def _as_saved(
-    source: Pretrained, config: DualEncoderConfig, params: Mapping[str, jax.Array]
-) -> Mapping[str, jax.Array]:
-    return source.params() if source.config.compute.scan_layers else params
 
 
 def _write_configs(folder: Path, config: DualEncoderConfig, to: str) -> Mapping[str, Any]:

@@ -76,7 +76,7 @@ class Entry:
             parts = [part.transpose(3, 2, 0, 1) for part in parts]
         else:
             parts = [part.reshape(shape) for part in parts]
-        return [np.ascontiguousarray(part) for part in parts]
+        return [np.asarray(part, order="C") for part in parts]
 
     def _part(self, our_shape: Shape) -> Shape:
         if self.stack_axis is None:

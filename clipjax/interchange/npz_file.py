@@ -108,6 +108,4 @@ def write_npz(path: Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
             # The date of a file would make equal arrays unequal files.
             info = zipfile.ZipInfo(name + _SUFFIX, date_time=(1980, 1, 1, 0, 0, 0))
             with archive.open(info, "w", force_zip64=True) as member:
-                np.lib.format.write_array(
-                    member, np.ascontiguousarray(array).reshape(array.shape), allow_pickle=False
-                )
+                np.lib.format.write_array(member, np.asarray(array, order="C"), allow_pickle=False)

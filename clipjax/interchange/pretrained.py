@@ -208,7 +208,7 @@ def _reader(format_name: str, options: Options, own: DualEncoderConfig, tensors:
         try:
             check_tensors(layout, config, tensors)
         except UserError as error:
-            raise UserError(wrong_model(error, unrolled(own), format_name, tensors)) from error
+            raise UserError(wrong_model(error, unrolled(own), tensors)) from error
         return load_params(layout, config, tensors, param_shardings(config, mesh))
 
     return read

@@ -1,4 +1,4 @@
-"""Our own runs as a source of weights, and converted weights as a run that others can go on from."""
+"""Our own runs as a source of weights, and converted weights as a run of no steps."""
 
 import dataclasses
 import json

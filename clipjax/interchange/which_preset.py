@@ -36,19 +36,16 @@ def fitting_variant(
     try:
         check_tensors(layout_of(name, config, **options), config, tensors)
     except UserError as error:
-        raise UserError(wrong_model(error, config, name, tensors)) from error
+        raise UserError(wrong_model(error, config, tensors)) from error
     return name, options
 
 
-def wrong_model(
-    error: UserError, expected: DualEncoderConfig, format_name: str, tensors: Tensors
-) -> str:
+def wrong_model(error: UserError, expected: DualEncoderConfig, tensors: Tensors) -> str:
     """Returns the message for weights of another model: which one it is, where one fits.
 
     Args:
         error: all that is missing, unexpected or of another shape.
         expected: the model that was asked for.
-        format_name: of the file.
         tensors: of the file.
     """
     fits = [name for name in PRESETS if _preset_fits(name, tensors)]

@@ -40,7 +40,7 @@ def _channels(torch: Any, numbers: Any) -> Any:
     return torch.tensor(numbers, dtype=torch.float64)[:, None, None]
 
 
-def _open_clip(torch: Any, folder: Path) -> tuple[Any, Any, Any]:
+def _open_clip(_: Any, folder: Path) -> tuple[Any, Any, Any]:
     import open_clip
 
     model = open_clip.create_model(f"local-dir:{folder.absolute()}", precision="fp32").eval()
