@@ -30,8 +30,7 @@ from clipjax.interchange.run_directory import write_run
 from clipjax.interchange.safetensors_file import write_safetensors
 from clipjax.interchange.same_model import model_differences, model_facts
 from clipjax.interchange.tokenizer_files import write_tokenizer
-from clipjax.interchange.transfer import written
-from clipjax.models import param_shapes
+from clipjax.interchange.transfer import unrolled_shapes, written
 
 # Of unit-length embeddings in float32: sums in another order stay well below, another GELU above.
 _MOST_DIFFERENCE = 1e-4
@@ -179,7 +178,7 @@ def _write_configs(folder: Path, config: DualEncoderConfig, to: str) -> Mapping[
 
 def tensor_specs(layout: Layout, config: DualEncoderConfig) -> dict[str, tuple[Shape, np.dtype]]:
     """Returns shape and type of the tensors of a model, in the order in which they are written."""
-    ours, float32 = param_shapes(config), np.dtype(np.float32)
+    ours, float32 = unrolled_shapes(config), np.dtype(np.float32)
     specs = {
         theirs: (entry.their_shape(ours[entry.ours]), float32)
         for entry in layout.entries

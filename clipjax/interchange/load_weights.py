@@ -1,6 +1,7 @@
 """From the tensors of a file to arrays in their place on the mesh, one leaf at a time."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +12,10 @@ from jax.sharding import Mesh
 from clipjax.config import DualEncoderConfig
 from clipjax.core.partition import tree_shardings
 from clipjax.interchange.layout import Layout
-from clipjax.interchange.transfer import Tensors, read_params
+from clipjax.interchange.transfer import Tensors, read_params, rolled, unrolled_shapes
 from clipjax.models import param_axes, param_shapes
 
+_LAYER = re.compile(r"(?<=/)(stack)/\d+/")
 _ALIGNMENT = 64  # of the buffers that XLA takes over on CPU instead of copying them
 _TILE = (128, 16)
 
@@ -41,16 +43,19 @@ def load_params(
     found = {}
     for name, array in read_params(layout, config, tensors):
         found[name] = _placed(array, first if shardings is None else shardings[name])
-    return {name: found[name] for name in param_shapes(config)}
+    return found
 
 
 def param_shardings(config: DualEncoderConfig, mesh: Mesh) -> dict[str, Any]:
     """Returns the place of every parameter and statistic on a mesh."""
-    shapes = {
-        name: jax.ShapeDtypeStruct(shape, np.float32)
-        for name, shape in param_shapes(config).items()
-    }
-    return tree_shardings(shapes, param_axes(config), mesh)
+    axes = param_axes(rolled(config))  # the axes of a layer: the stack's own is not among them
+    if config.compute.scan_layers:
+        shapes = param_shapes(config)
+    else:
+        shapes = unrolled_shapes(config)
+        axes = {name: axes[_LAYER.sub(r"\1/", name)] for name in shapes}
+    leaves = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
+    return tree_shardings(leaves, axes, mesh)
 
 
 def _placed(array: np.ndarray, sharding: Any) -> jax.Array:

@@ -26,7 +26,7 @@ from clipjax.interchange.formats import FORMATS, Format, Options, layout_of
 from clipjax.interchange.load_weights import load_params, param_shardings
 from clipjax.interchange.run_directory import checkpoint_config, pick_checkpoint, restore_params
 from clipjax.interchange.tokenizer_files import absent_tokenizer, read_tokenizer
-from clipjax.interchange.transfer import Tensors, check_tensors, unrolled
+from clipjax.interchange.transfer import Tensors, check_tensors
 from clipjax.interchange.weights_file import (
     INDEX_SUFFIX,
     PICKLE_SUFFIXES,
@@ -208,7 +208,7 @@ def _reader(format_name: str, options: Options, own: DualEncoderConfig, tensors:
         try:
             check_tensors(layout, config, tensors)
         except UserError as error:
-            raise UserError(wrong_model(error, unrolled(own), tensors)) from error
+            raise UserError(wrong_model(error, own, tensors)) from error
         return load_params(layout, config, tensors, param_shardings(config, mesh))
 
     return read

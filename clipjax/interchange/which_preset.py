@@ -1,17 +1,12 @@
 """Which published model a file of weights is, found through names and shapes of its tensors."""
 
-import dataclasses
 import fnmatch
-import re
 from collections.abc import Mapping
 
 from clipjax.config import PRESETS, DualEncoderConfig, UserError
 from clipjax.interchange.formats import FORMATS, LAYOUTS, Options, layout_of
 from clipjax.interchange.layout import Layout, Shape
-from clipjax.interchange.transfer import Tensors, check_tensors
-from clipjax.models import param_shapes
-
-_LAYER = re.compile(r"^(.*/stack)/\d+/(.*)$")
+from clipjax.interchange.transfer import Tensors, check_tensors, unrolled_shapes
 
 
 def fitting_variant(
@@ -68,9 +63,9 @@ def layout_fits(layout: Layout, config: DualEncoderConfig, found: Mapping[str, S
     more = found.keys() - names - layout.fixed.keys()
     if not names <= found.keys() or not all(_is_ignored(layout, name) for name in more):
         return False
-    ours = _shapes(config)
+    ours = unrolled_shapes(config)
     return all(
-        found[theirs] == entry.their_shape(_shape(ours, entry.ours))
+        found[theirs] == entry.their_shape(ours[entry.ours])
         for entry in layout.entries
         for theirs in entry.theirs
     )
@@ -93,21 +88,8 @@ def _is_ignored(layout: Layout, name: str) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in layout.ignored)
 
 
-def _shapes(config: DualEncoderConfig) -> dict[str, Shape]:
-    # One block stands for all of its stack: a model is made in a fraction of the time.
-    compute = dataclasses.replace(config.compute, scan_layers=True)
-    return param_shapes(dataclasses.replace(config, compute=compute))
-
-
-def _shape(stacked: Mapping[str, Shape], name: str) -> Shape:
-    match = _LAYER.match(name)
-    if name in stacked or match is None:
-        return stacked[name]
-    return stacked[f"{match[1]}/{match[2]}"][1:]
-
-
 def _first_difference(found: DualEncoderConfig, expected: DualEncoderConfig) -> str:
-    ours, wanted = _shapes(found), _shapes(expected)
+    ours, wanted = unrolled_shapes(found), unrolled_shapes(expected)
     for name, what in (("image/positions", "positions"), ("text/positions", "text positions")):
         if name in ours and name in wanted and ours[name][0] != wanted[name][0]:
             return f"{ours[name][0]} {what}, expected {wanted[name][0]}"
