@@ -1,7 +1,7 @@
 """Dataclass configs to and from ml_collections and JSON; every mistake names its field.
 
-A field that would be a keyword of Python ends in an underscore, which is left out here: `from_` is
-`--config.init.from` and "from" in JSON.
+A field that would be a keyword of Python ends in an underscore, which flags and JSON leave out:
+`from_` is `--config.init.from`, and "from" in a config.json.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ def to_config_dict(config: Any) -> ml_collections.ConfigDict:
     """Returns `config` as a ConfigDict with the same nesting; every field is present."""
     return ml_collections.ConfigDict(
         {
-            name.rstrip("_"): _to_value(getattr(config, name), hint)
+            name: _to_value(getattr(config, name), hint)
             for name, hint in _hints(type(config)).items()
         }
     )
@@ -50,9 +50,9 @@ def from_config_dict(config_class: type, values: Any, path: str = "config") -> A
     fields = {name.rstrip("_"): name for name in hints}
     built = {}
     for name in values:
-        if name not in fields:
-            raise UsageError(unknown_field(path, name, list(fields)))
-        field = fields[name]
+        field = fields.get(name, name)
+        if field not in hints:
+            raise UsageError(unknown_field(path, name, list(hints)))
         built[field] = _from_value(hints[field], values[name], f"{path}.{name}")
     try:
         return config_class(**built)
@@ -67,6 +67,7 @@ def _check_section(values: Any, path: str) -> None:
 
 def unknown_field(path: str, name: str, known: list[str]) -> str:
     """Returns the message for a field that does not exist."""
+    known = [field.rstrip("_") for field in known]
     return (
         f"{path}.{name}: no such field.{did_you_mean(name, known)} "
         f"Fields here: {', '.join(sorted(known))}."
