@@ -62,7 +62,7 @@ def _placed(array: np.ndarray, sharding: Any) -> jax.Array:
     # Each part is copied out of the file into a buffer that nobody else will ever write to, so
     # that XLA may keep it: a page of the mapped file would change when the file does.
     return jax.make_array_from_callback(
-        array.shape, sharding, lambda index: owned_copy(array[index]), dtype=array.dtype
+        array.shape, sharding, lambda index: owned_copy(np.asarray(array[index])), dtype=array.dtype
     )
 
 
