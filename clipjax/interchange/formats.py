@@ -1,11 +1,13 @@
 """The formats by name."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from clipjax.config import DualEncoderConfig
+from clipjax.config import DualEncoderConfig, UserError, did_you_mean
 from clipjax.interchange import big_vision, big_vision_cappa, open_clip, openai, transformers
 from clipjax.interchange.layout import Layout
+from clipjax.interchange.open_clip import files as open_clip_files
 
 LAYOUTS: dict[str, Callable[..., Layout]] = {
     "big_vision": big_vision.layout,
@@ -13,6 +15,42 @@ LAYOUTS: dict[str, Callable[..., Layout]] = {
     "open_clip": open_clip.layout,
     "openai": openai.layout,
     "transformers": transformers.layout,
+}
+
+Options = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Format:
+    """What a folder of one codebase looks like; its layout is in `LAYOUTS` under the same name.
+
+    Attributes:
+        config_file: whose presence tells the folder; empty for a format without.
+        weights: names of the file of weights, the likeliest first; the first one is written.
+        read_config: from the JSON objects of the folder by name to our config and the options of
+            the layout.
+        write_config: from our config to the JSON objects of a folder by name.
+        variants: options of the layout that a file without its folder is tried with.
+        metadata: of the header of a safetensors file.
+    """
+
+    config_file: str = ""
+    weights: tuple[str, ...]
+    read_config: Callable[[Mapping[str, Any]], tuple[DualEncoderConfig, Options]] | None = None
+    write_config: Callable[[DualEncoderConfig], dict[str, Any]] | None = None
+    variants: tuple[Options, ...] = ({},)
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"format": "pt"})
+
+
+# A folder with the files of several formats is of the first one that is listed here.
+FORMATS: dict[str, Format] = {
+    "open_clip": Format(
+        config_file=open_clip_files.CONFIG_FILE,
+        weights=("open_clip_model.safetensors", "model.safetensors"),
+        read_config=open_clip_files.read_config,
+        write_config=open_clip_files.write_config,
+        variants=({"custom_text": False}, {"custom_text": True}),
+    ),
 }
 
 
@@ -25,3 +63,17 @@ def layout_of(name: str, config: DualEncoderConfig, **options: Any) -> Layout:
         options: of the format, such as `custom_text`.
     """
     return LAYOUTS[name](config, **options)
+
+
+def format_of(name: str) -> Format:
+    """Returns a format.
+
+    Raises:
+        UserError: if there is none of that name.
+    """
+    if name not in FORMATS:
+        raise UserError(
+            f"no format named {name!r}.{did_you_mean(name, FORMATS)} There are: "
+            f"{', '.join(FORMATS)}."
+        )
+    return FORMATS[name]
