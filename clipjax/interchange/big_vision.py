@@ -36,7 +36,11 @@ _WANTED = {
     "text.pool": ("last", "mean"),
     "text.layer_scale": None,
     "decoder": None,
-    **{f"{tower}.{name}": value for tower in ("image", "text") for name, value in _FUNCTIONS.items()},
+    **{
+        f"{tower}.{name}": value
+        for tower in ("image", "text")
+        for name, value in _FUNCTIONS.items()
+    },
 }
 
 
