@@ -101,7 +101,9 @@ class Reference:
         """The tensors of one layer, from its own names or from the arrays of all layers."""
         alone, stacked = f"{encoder}/encoderblock_{i}/", f"{encoder}/encoderblock/"
         named = {n.removeprefix(alone): a for n, a in self.arrays.items() if n.startswith(alone)}
-        every = {n.removeprefix(stacked): a for n, a in self.arrays.items() if n.startswith(stacked)}
+        every = {
+            n.removeprefix(stacked): a for n, a in self.arrays.items() if n.startswith(stacked)
+        }
         return named or {name: array[i] for name, array in every.items()}
 
     def part(self, prefix):
