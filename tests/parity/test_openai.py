@@ -29,11 +29,13 @@ def test_a_vit_in_half_precision(torch, open_clip, drawn_by_name):
 
     class Halves:
         source = "drawn"
-        arrays = {
-            name: np.asarray(drawn_by_name(name, entry.their_shape(ours[entry.ours])), np.float16)
-            for entry in layout.entries
-            for name in entry.theirs
-        }
+
+        def __init__(self):
+            self.arrays = {
+                name: np.asarray(drawn_by_name(name, entry.their_shape(ours[entry.ours])), "f2")
+                for entry in layout.entries
+                for name in entry.theirs
+            }
 
         def shapes(self):
             return {name: array.shape for name, array in self.arrays.items()}

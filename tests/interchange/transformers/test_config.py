@@ -161,7 +161,7 @@ def test_fields_of_one_family(model_type, section, field, value, message):
 
 @pytest.mark.parametrize("name", [None, "clip_vision_model", "sigilp", 3])
 def test_other_families_are_refused(name):
-    with pytest.raises(UserError, match="model_type is .*expected one of clip"):
+    with pytest.raises(UserError, match=r"model_type is .*expected one of clip"):
         from_transformers({"model_type": name}, None)
 
 

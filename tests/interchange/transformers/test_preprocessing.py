@@ -72,7 +72,7 @@ def test_a_step_that_is_not_supported_is_named(change, message):
 
 
 def test_a_default_that_does_not_fit_is_called_one():
-    with pytest.raises(UserError, match="'height': 224.*the default of transformers, expected"):
+    with pytest.raises(UserError, match=r"'height': 224.*the default of transformers, expected"):
         read({"size": {"shortest_edge": 336}})
 
 
