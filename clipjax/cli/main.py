@@ -20,6 +20,7 @@ COMMANDS = {
     "train": ("clipjax.cli.train", "train a dual encoder, or go on where a run stopped", True),
     "evaluate": ("clipjax.cli.evaluate", "score a trained model on zero-shot tasks", True),
     "inspect": ("clipjax.cli.inspect", "show what a run is, without running it", True),
+    "models": ("clipjax.cli.models", "list the published models that have a preset", False),
     "data": ("clipjax.cli.data", "make, check, describe and measure shards; show batches", True),
     "doctor": ("clipjax.cli.doctor", "check this machine, and that a model can learn", True),
     "bench": ("clipjax.cli.bench", "measure speed, interleaved with a rival", False),

@@ -33,6 +33,7 @@ from clipjax.config.text_towers import (
 from clipjax.config.train import (
     CheckpointConfig,
     LogConfig,
+    LoraConfig,
     LossConfig,
     MeshConfig,
     OptimConfig,
@@ -58,6 +59,7 @@ __all__ = [
     "EvalsConfig",
     "ImageConfig",
     "LogConfig",
+    "LoraConfig",
     "LossConfig",
     "MeshConfig",
     "MixtureConfig",

@@ -1,5 +1,6 @@
 """A trained model as a person uses it in a notebook."""
 
+import functools
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,10 +15,12 @@ from clipjax.core.checkpoint import CheckpointReader, find_checkpoints
 from clipjax.core.mesh import make_mesh
 from clipjax.core.partition import tree_shardings
 from clipjax.data.decode import BadSampleError, decode_image, on_white
-from clipjax.data.resize import resize_exact
+from clipjax.data.resize import EvaluationTransform
 from clipjax.data.tokenizers import Tokenizer, tokenizer_from_json
 from clipjax.inference.encoder import Encoder
 from clipjax.models import init_model_state, init_params, num_params, param_axes
+from clipjax.models.lora import init_lora, merged
+from clipjax.optim import trained
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 Embeds = Float[np.ndarray, "items embed"]
@@ -47,6 +50,7 @@ class Model:
     ):
         self.config, self.params, self.tokenizer = config, params, tokenizer
         self.encoder, self.step = encoder, step
+        self._transform = EvaluationTransform.of(config)
 
     def __repr__(self) -> str:
         count = num_params(self.config)
@@ -57,8 +61,8 @@ class Model:
 
         Args:
             images: a path, encoded bytes, PIL image or uint8 array [height, width, 3], or any
-                number of them, or one uint8 array [batch, height, width, 3]. The central square
-                is resized to what the model was trained on.
+                number of them, or one uint8 array [batch, height, width, 3]. They are cut
+                and resized as the config of the model says.
 
         Raises:
             UserError: if a picture cannot be read.
@@ -69,7 +73,7 @@ class Model:
             or not isinstance(images, Iterable)
         )
         listed: Sequence[ImageLike] = [images] if one else list(images)  # type: ignore[list-item, arg-type]
-        return self.encoder.images(self.params, _Pictures(listed))
+        return self.encoder.images(self.params, _Pictures(listed, self._transform))
 
     def encode_text(self, texts: str | Sequence[str]) -> Embeds:
         """Returns unit vectors, float32, one a text.
@@ -94,8 +98,8 @@ class Model:
 
 
 class _Pictures(Sequence[ImageLike]):
-    def __init__(self, images: Sequence[ImageLike]):
-        self._images = images
+    def __init__(self, images: Sequence[ImageLike], transform: EvaluationTransform):
+        self._images, self._transform = images, transform
 
     def __len__(self) -> int:
         return len(self._images)
@@ -104,7 +108,7 @@ class _Pictures(Sequence[ImageLike]):
         return self._images[index]
 
     def fill(self, index: int, out: np.ndarray) -> None:
-        resize_exact(_pixels(self._images[index], index), out)
+        self._transform(_pixels(self._images[index], index), out)
 
 
 def _pixels(image: ImageLike, index: int) -> np.ndarray:
@@ -157,10 +161,7 @@ def load(
     mesh = make_mesh(MeshConfig(), num_devices=1 if one else None)
     tokenizer = tokenizer_from_json(json.loads(reader.read(step, "tokenizer.json")))
     encoder = Encoder(config.model, tokenizer, mesh, batch_size=batch_size)
-    which = "ema" if config.optim.ema_decay else "params"
-    shapes = jax.eval_shape(
-        lambda: {which: init_params(config.model, 0), "model_state": init_model_state(config.model)}
-    )
+    shapes = jax.eval_shape(functools.partial(_saved, config))
     shardings = tree_shardings(shapes, param_axes(config.model), mesh)
     like = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
@@ -168,8 +169,32 @@ def load(
         shardings,
     )
     found = reader.restore(step, {name: part for name, part in like.items() if part})
-    params = {**found[which], **found.get("model_state", {})}
+    arrays = {name: array for part in found.values() for name, array in part.items()}
+    model_state = init_model_state(config.model).keys()
+    params = {name: array for name, array in arrays.items() if name not in model_state}
+    params = merged(params, config.model, config.optim.lora)
+    params |= {name: arrays[name] for name in model_state}
     return Model(config.model, params, tokenizer, encoder, step)
+
+
+def _saved(config: TrainConfig) -> dict[str, dict[str, jax.Array]]:
+    """Returns what of a checkpoint is evaluated; only its shapes are looked at."""
+    params = init_params(config.model, 0) | init_lora(config.model, config.optim.lora, 0)
+    shapes = {name: array.shape for name, array in params.items()}
+    averaged = (
+        {name for name, on in trained(config.optim, config.model, shapes).items() if on}
+        if config.optim.ema_decay
+        else set()
+    )
+    statistics = init_model_state(config.model)
+    where = "ema" if config.optim.ema_decay else "model_state"
+    saved = {
+        "params": {name: array for name, array in params.items() if name not in averaged},
+        "ema": {name: array for name, array in params.items() if name in averaged},
+        "model_state": {},
+    }
+    saved[where] |= statistics
+    return saved
 
 
 def pick_checkpoint(

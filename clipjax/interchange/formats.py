@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 from clipjax.config import DualEncoderConfig
-from clipjax.interchange import big_vision, open_clip, openai, transformers
+from clipjax.interchange import big_vision, big_vision_cappa, open_clip, openai, transformers
 from clipjax.interchange.layout import Layout
 
 LAYOUTS: dict[str, Callable[..., Layout]] = {
     "big_vision": big_vision.layout,
+    "big_vision_cappa": big_vision_cappa.layout,
     "open_clip": open_clip.layout,
     "openai": openai.layout,
     "transformers": transformers.layout,

@@ -12,7 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-Kind = Literal["same", "bias", "linear", "conv"]
+from clipjax.config.errors import UserError
+
+Kind = Literal["same", "bias", "linear", "conv", "temperature"]
 Shape = tuple[int, ...]
 
 
@@ -55,10 +57,14 @@ class Entry:
         theirs: names of their tensors; several are slices of ours along `stack_axis`.
         kind: same: the numbers in the same order; bias: in one axis there; linear: [outputs,
             inputs] there, our kernel has the inputs first; conv: [outputs, inputs, height, width]
-            there, [height, width, inputs, outputs] here.
+            there, [height, width, inputs, outputs] here; temperature: a positive number there, the
+            logarithm of its inverse here, in float64, see `rest`.
         input_axes: of a linear map, how many leading axes of our kernel are inputs.
         stack_axis: of several tensors, the axis of our parameter that counts them.
         shape: of each of their tensors where it does not follow from ours (`same` only).
+        rest: name of our statistic that holds what float32 has no room for in the parameter
+            (`temperature` only): the logarithms of float32 numbers are closer to each other than
+            float32 numbers are, but not than sums of two.
         piece: the part of each of their tensors that is ours; all of it by default. Entries that
             share a tensor follow each other, in the order of their pieces.
     """
@@ -69,6 +75,7 @@ class Entry:
     input_axes: int = 1
     stack_axis: int | None = None
     shape: Shape | None = None
+    rest: str | None = None
     piece: Piece | None = None
 
     def their_shape(self, our_shape: Shape) -> Shape:
@@ -98,6 +105,8 @@ class Entry:
             parts = [tensor.T.reshape(part) for tensor in tensors]
         elif self.kind == "conv":
             parts = [tensor.transpose(2, 3, 1, 0) for tensor in tensors]
+        elif self.kind == "temperature":
+            parts = [_log_inverse(tensor.reshape(part), self.theirs[0]) for tensor in tensors]
         else:
             parts = [tensor.reshape(part) for tensor in tensors]
         return parts[0] if self.stack_axis is None else np.stack(parts, axis=self.stack_axis)
@@ -113,15 +122,23 @@ class Entry:
             parts = [part.reshape(shape[::-1]).T for part in parts]
         elif self.kind == "conv":
             parts = [part.transpose(3, 2, 0, 1) for part in parts]
+        elif self.kind == "temperature":
+            parts = [np.exp(-part.astype(np.float64)).astype(np.float32) for part in parts]
         else:
             parts = [part.reshape(shape) for part in parts]
-        # NumPy gives a scalar an axis here.
-        return [np.ascontiguousarray(part).reshape(part.shape) for part in parts]
+        return [np.asarray(part, order="C") for part in parts]  # a scalar stays one
 
     def _part(self, our_shape: Shape) -> Shape:
         if self.stack_axis is None:
             return our_shape
         return our_shape[: self.stack_axis] + our_shape[self.stack_axis + 1 :]
+
+
+def _log_inverse(temperature: np.ndarray, name: str) -> np.ndarray:
+    if not np.all((temperature > 0) & np.isfinite(temperature)):
+        raise UserError(f"{name}={temperature}: expected a positive number. The file is damaged.")
+    # Minus the logarithm of 1 would be minus zero.
+    return np.asarray(0.0 - np.log(temperature.astype(np.float64)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

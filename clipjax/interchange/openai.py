@@ -61,8 +61,8 @@ def config_from_shapes(shapes: Mapping[str, Shape]) -> DualEncoderConfig:
         return DualEncoderConfig(image=image, text=text, embed_dim=shapes["text_projection"][1])
     except (KeyError, IndexError) as error:
         raise UserError(
-            f"these are not the tensors of OpenAI's CLIP: {error.args[0]} is missing or has fewer "
-            "axes. Name the preset of the model (--config) if it is another one."
+            f"these are not the tensors of OpenAI's CLIP: {error.args[0]} is missing or has too "
+            "few axes. Name the preset of the model (--config) if it is another one."
         ) from error
     except ValueError as error:
         raise UserError(

@@ -96,6 +96,8 @@ def read_params(
                 names, parts = entry.theirs, [tensors.read(name) for name in entry.theirs]
             array = entry.read(parts, shapes[entry.ours])
             yield entry.ours, array.astype(np.float32, copy=False)
+            if entry.rest is not None:
+                yield entry.rest, np.asarray(array - array.astype(np.float32), np.float32)
 
     return stacked(each()) if config.compute.scan_layers else each()
 
@@ -109,6 +111,8 @@ def written(
         array = np.asarray(
             _layer_of(params, entry.ours) if config.compute.scan_layers else params[entry.ours]
         )
+        if entry.rest is not None:
+            array = np.asarray(array.astype(np.float64) + np.asarray(params[entry.rest]))
         for name, tensor in zip(entry.theirs, entry.write(array), strict=True):
             if entry.piece is None:
                 yield name, tensor

@@ -30,6 +30,7 @@ from clipjax.data.training_images import row_spec
 from clipjax.train.state import TrainState, abstract_state, as_dict, init_state
 
 _DAMAGED_SHOWN = 3
+_WHAT_IS_TRAINED = ("lock_image", "lock_text", "freeze", "lora")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,6 +225,7 @@ def _other_model(saved: Mapping[str, Any], config: TrainConfig, step: int) -> st
         dataclasses.replace(before.model, compute=config.model.compute) == config.model
         and before.model.compute.scan_layers == scan
         and bool(before.optim.ema_decay) == bool(config.optim.ema_decay)
+        and all(getattr(before.optim, n) == getattr(config.optim, n) for n in _WHAT_IS_TRAINED)
     )
     if same:
         return ""

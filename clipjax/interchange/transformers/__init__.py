@@ -1,4 +1,4 @@
-"""transformers: CLIPModel, SiglipModel and Siglip2Model, with the files around their weights.
+"""transformers: AlignModel, CLIPModel, SiglipModel, Siglip2Model, the files around their weights.
 
 A family is a module with `layout`, `read` and `write`, and one line in the table of `config`.
 """

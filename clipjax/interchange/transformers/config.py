@@ -6,7 +6,7 @@ from typing import Any
 
 from clipjax.config import DualEncoderConfig, TextConfig, UserError, did_you_mean
 from clipjax.interchange.layout import Layout
-from clipjax.interchange.transformers import clip, siglip, siglip2
+from clipjax.interchange.transformers import align, clip, siglip, siglip2
 
 Json = Mapping[str, Any]
 
@@ -28,6 +28,7 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {
+    "align": Family(layout=align.layout, read=align.read, write=align.write),
     "clip": Family(layout=clip.layout, read=clip.read, write=clip.write),
     "siglip": Family(layout=siglip.layout, read=siglip.read, write=siglip.write),
     "siglip2": Family(layout=siglip2.layout, read=siglip2.read, write=siglip2.write),
