@@ -53,7 +53,10 @@ TOK = dataclasses.replace(
 GAP = dataclasses.replace(
     CONFIG, image=dataclasses.replace(CONFIG.image, pool="mean", norm_before_pool=True)
 )
-CONFIGS = {"map": CONFIG, "tok": TOK, "gap": GAP}
+HEAD = {"projection": True, "projection_bias": True}
+# LiT's towers may both have a head, to a space of another size.
+LIT = dataclasses.replace(TOK, image=dataclasses.replace(TOK.image, **HEAD), embed_dim=12)
+CONFIGS = {"map": CONFIG, "tok": TOK, "gap": GAP, "tok with head": LIT}
 OPTIONS = [
     {"prefix": "params/", "scanned": False, "naflex": False},
     {"prefix": "", "scanned": True, "naflex": False},
@@ -150,7 +153,7 @@ def image_embeds(images, reference, pool):
     x = x.reshape(n, grid, PATCH, grid, PATCH, 3).transpose(0, 1, 3, 2, 4, 5)
     kernel = reference["img/embedding/kernel"].reshape(-1, WIDTH)
     x = x.reshape(n, grid**2, -1) @ kernel + reference["img/embedding/bias"]
-    if pool == "tok":
+    if pool.startswith("tok"):
         x = np.concatenate([np.tile(reference["img/cls"], (n, 1, 1)), x], axis=1)
     x = encoder(x + reference["img/pos_embedding"], reference, "img/Transformer")
     if pool == "map":
@@ -158,7 +161,9 @@ def image_embeds(images, reference, pool):
         x = attention(np.tile(w["probe"], (n, 1, 1)), x, w)
         x = (x + mlp(norm(x, w, "LayerNorm_0"), w))[:, 0]
     else:
-        x = x[:, 0] if pool == "tok" else x.mean(1)
+        x = x.mean(1) if pool == "gap" else x[:, 0]
+    if pool == "tok with head":
+        x = x @ reference["img/head/kernel"] + reference["img/head/bias"]
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
@@ -289,6 +294,8 @@ def test_other_files_are_refused(file):
         ("image", {"pool": "mean"}, "image.norm_before_pool is False"),
         ("text", {"causal": True}, "text.causal is True"),
         ("text", {"projection_bias": False}, "text.projection_bias is False"),
+        ("image", {"projection": True}, "image.projection_bias is False"),
+        ("image", {"qkv_bias": False}, "image.qkv_bias is False"),
     ],
 )
 def test_other_models_are_refused(tower, change, field):

@@ -20,6 +20,7 @@ CLIP = DualEncoderConfig(
         vocab_size=70, context_length=9, width=24, depth=3, num_heads=3, mlp_dim=56, norm_eps=1e-4
     ),
     embed_dim=20,
+    crop_offset="down",
 )
 TANH = {"activation": "gelu_tanh", "norm_eps": 1e-6}
 SIGLIP = DualEncoderConfig(
@@ -60,7 +61,9 @@ def test_a_round_trip_gives_the_config_back(model_type):
     "change",
     [
         {"init_logit_scale": 10.0},
-        {"resize": "squash", "interpolation": "bilinear"},
+        {"resize": "squash", "interpolation": "bilinear", "crop_offset": "nearest"},
+        {"resize": "crop", "resize_side": 60},
+        {"resize": "squash", "resize_side": 60},
         {"pixel_mean": (0.1, 0.2, 0.3)},
         {"text": dataclasses.replace(CLIP.text, end_id=5)},
         {"image": dataclasses.replace(CLIP.image, activation="quick_gelu", norm_eps=1e-7)},
@@ -89,7 +92,8 @@ def test_the_defaults_are_the_published_base_models():
     """An empty config.json; by the papers' tables."""
     clip, _ = from_transformers({"model_type": "clip"}, None)
     quick = {"activation": "quick_gelu"}
-    assert clip == DualEncoderConfig(image=ViTConfig(**quick), text=TextConfig(**quick))
+    image, text = ViTConfig(**quick), TextConfig(**quick)
+    assert clip == DualEncoderConfig(image=image, text=text, crop_offset="down")
     siglip, _ = from_transformers({"model_type": "siglip", "vision_config": None}, None)
     assert (siglip.image.image_size, siglip.image.patch_size) == (224, 16)
     assert (siglip.text.vocab_size, siglip.text.context_length) == (32000, 64)
@@ -100,6 +104,16 @@ def test_the_defaults_are_the_published_base_models():
 
 
 # ---- files as they were published
+
+
+def test_pixels_that_fill_no_patch_are_left_out(model_type):
+    """So400m/14 at 384 pixels: 27 patches a side, and 6 pixels that are not looked at."""
+    settings, _ = files_of(model_type)
+    settings["vision_config"]["patch_size"] = 14
+    config, _ = from_transformers(settings, None)
+    sizes = (42, False) if model_type == "siglip2" else (48, True)
+    assert (config.image.image_size, config.image.crop_remainder) == sizes
+    assert config.image.num_patches == 9
 
 
 def test_the_end_of_a_text_in_older_files():
@@ -161,7 +175,7 @@ def test_fields_of_one_family(model_type, section, field, value, message):
 
 @pytest.mark.parametrize("name", [None, "clip_vision_model", "sigilp", 3])
 def test_other_families_are_refused(name):
-    with pytest.raises(UserError, match=r"model_type is .*expected one of clip"):
+    with pytest.raises(UserError, match=r"model_type is .*expected one of .*clip, siglip"):
         from_transformers({"model_type": name}, None)
 
 
@@ -197,7 +211,9 @@ def test_a_model_that_a_family_cannot_hold(config, model_type, message):
         {"registers": 2},
         {"positions": "rope2d", "width": 32},
         {"layer_scale": 0.1},
-        {"patch_bias": True},
+        {"patch_bias": True, "pool": "cls"},
+        {"qkv_bias": False},
+        {"projection_bias": True},
         {"projection": False, "width": 20, "num_heads": 5},
         {"unpooled_class_token": True, "pool": "mean"},
     ],

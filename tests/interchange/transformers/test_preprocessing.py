@@ -6,7 +6,7 @@ import pytest
 from clipjax.config import PRESETS, UserError
 from clipjax.interchange.transformers import from_transformers, to_transformers
 
-CLIP = PRESETS["ViT-L-14-336"]
+CLIP = dataclasses.replace(PRESETS["ViT-L-14-336"], crop_offset="down")
 SIGLIP = dataclasses.replace(PRESETS["ViT-B-16-SigLIP"], resize="squash")
 
 
@@ -40,23 +40,35 @@ def test_a_processor_within_another_file():
 
 
 @pytest.mark.parametrize(
-    ("change", "resize"),
+    ("change", "fields"),
     [
-        ({}, "crop"),
-        ({"do_center_crop": False, "size": {"height": 336, "width": 336}}, "squash"),
-        ({"size": {"height": 336, "width": 336}}, "squash"),  # a crop of the whole
+        ({}, ("crop", None, "down")),
+        ({"size": {"shortest_edge": 384}}, ("crop", 384, "down")),
+        (
+            {"do_center_crop": False, "size": {"height": 336, "width": 336}},
+            ("squash", None, "nearest"),
+        ),
+        ({"size": {"height": 336, "width": 336}}, ("squash", None, "nearest")),
+        ({"size": {"height": 384, "width": 384}}, ("squash", 384, "down")),
     ],
 )
-def test_how_a_picture_becomes_a_square(change, resize):
-    assert read(written(CLIP) | change).resize == resize
+def test_how_a_picture_becomes_a_square(change, fields):
+    config = read(written(CLIP) | change)
+    assert (config.resize, config.resize_side, config.crop_offset) == fields
+    assert read(written(config)) == config
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"size": {"shortest_edge": 224}}, "size is {'shortest_edge': 224}, expected"),
-        ({"crop_size": 224}, "crop_size is 224, expected {'height': 336"),
-        ({"do_center_crop": False}, "size is {'shortest_edge': 336}, expected {'height': 336"),
+        ({"size": {"shortest_edge": 224}}, "size is {'shortest_edge': 224}, expected at least"),
+        ({"size": {"height": 336, "width": 400}}, "size is .*equal height and width"),
+        ({"size": {"shortest_edge": 336, "longest_edge": 400}}, "size is .*a shortest_edge, or"),
+        ({"size": {"longest_edge": 400}}, "size is .*expected a shortest_edge, or"),
+        ({"size": None}, "size is None, expected"),
+        ({"crop_size": 224}, "crop_size is 224, expected the image_size of the model, 336"),
+        ({"crop_size": {"height": 336}}, "crop_size is .*expected the image_size of the model"),
+        ({"do_center_crop": False}, "size is {'shortest_edge': 336}, expected a height and"),
         ({"resample": 1}, r"resample is 1, expected 2 \(bilinear\) or 3 \(bicubic\)"),
         ({"do_rescale": False}, "do_rescale is False, expected True"),
         ({"rescale_factor": 1 / 127.5}, "rescale_factor is 0.0078.*expected 1 / 255"),
