@@ -77,8 +77,8 @@ def check_same(configs: Sequence[DualEncoderConfig]) -> None:
             first, other = (getattr(c, field.name) for c in (configs[0], config))
             if first != other and field.name != "compute":
                 raise UserError(
-                    f"model {number} is not model 0: {field.name} is {other!r}, not {first!r}. Only "
-                    "weights of one architecture can be averaged."
+                    f"model {number} is not model 0: {field.name} is {other!r}, not {first!r}. "
+                    "Only weights of one architecture can be averaged."
                 )
 
 
@@ -104,8 +104,8 @@ def _check(first: Arrays, other: Arrays, number: int) -> None:
         whose = "0" if apart[0] in first else str(number)
         near = did_you_mean(apart[0], other if whose == "0" else first)
         raise UserError(
-            f"models 0 and {number} have other parameters: only model {whose} has {apart[0]}.{near} "
-            "Only weights of one architecture can be averaged."
+            f"models 0 and {number} have other parameters: only model {whose} has "
+            f"{apart[0]}.{near} Only weights of one architecture can be averaged."
         )
     for name, array in first.items():
         if array.shape != other[name].shape:
