@@ -169,8 +169,11 @@ def load(
         shardings,
     )
     found = reader.restore(step, {name: part for name, part in like.items() if part})
-    params = {**found.get("params", {}), **found.get("ema", {})}
-    params = merged(params, config.model, config.optim.lora) | found.get("model_state", {})
+    arrays = {name: array for part in found.values() for name, array in part.items()}
+    model_state = init_model_state(config.model).keys()
+    params = {name: array for name, array in arrays.items() if name not in model_state}
+    params = merged(params, config.model, config.optim.lora)
+    params |= {name: arrays[name] for name in model_state}
     return Model(config.model, params, tokenizer, encoder, step)
 
 
@@ -183,11 +186,15 @@ def _saved(config: TrainConfig) -> dict[str, dict[str, jax.Array]]:
         if config.optim.ema_decay
         else set()
     )
-    return {
+    statistics = init_model_state(config.model)
+    where = "ema" if config.optim.ema_decay else "model_state"
+    saved = {
         "params": {name: array for name, array in params.items() if name not in averaged},
         "ema": {name: array for name, array in params.items() if name in averaged},
-        "model_state": init_model_state(config.model),
+        "model_state": {},
     }
+    saved[where] |= statistics
+    return saved
 
 
 def pick_checkpoint(

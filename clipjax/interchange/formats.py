@@ -4,10 +4,16 @@ from collections.abc import Callable
 from typing import Any
 
 from clipjax.config import DualEncoderConfig
-from clipjax.interchange import open_clip
+from clipjax.interchange import big_vision, big_vision_cappa, open_clip, openai, transformers
 from clipjax.interchange.layout import Layout
 
-LAYOUTS: dict[str, Callable[..., Layout]] = {"open_clip": open_clip.layout}
+LAYOUTS: dict[str, Callable[..., Layout]] = {
+    "big_vision": big_vision.layout,
+    "big_vision_cappa": big_vision_cappa.layout,
+    "open_clip": open_clip.layout,
+    "openai": openai.layout,
+    "transformers": transformers.layout,
+}
 
 
 def layout_of(name: str, config: DualEncoderConfig, **options: Any) -> Layout:

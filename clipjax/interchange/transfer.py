@@ -89,10 +89,15 @@ def read_params(
     shapes = param_shapes(unrolled(config))
 
     def each() -> Iterator[tuple[str, np.ndarray]]:
+        names: tuple[str, ...] = ()
+        parts: list[np.ndarray] = []
         for entry in layout.entries:
-            parts = [tensors.read(name) for name in entry.theirs]
+            if entry.theirs != names:  # what several entries share is read once
+                names, parts = entry.theirs, [tensors.read(name) for name in entry.theirs]
             array = entry.read(parts, shapes[entry.ours])
             yield entry.ours, array.astype(np.float32, copy=False)
+            if entry.rest is not None:
+                yield entry.rest, np.asarray(array - array.astype(np.float32), np.float32)
 
     return stacked(each()) if config.compute.scan_layers else each()
 
@@ -101,11 +106,21 @@ def written(
     layout: Layout, config: DualEncoderConfig, params: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields their tensors by name."""
+    pieces: dict[str, list[np.ndarray]] = {}
     for entry in layout.entries:
         array = np.asarray(
             _layer_of(params, entry.ours) if config.compute.scan_layers else params[entry.ours]
         )
-        yield from zip(entry.theirs, entry.write(array), strict=True)
+        if entry.rest is not None:
+            array = np.asarray(array.astype(np.float64) + np.asarray(params[entry.rest]))
+        for name, tensor in zip(entry.theirs, entry.write(array), strict=True):
+            if entry.piece is None:
+                yield name, tensor
+                continue
+            pieces.setdefault(name, []).append(tensor)
+            if entry.piece.last == entry.piece.of:
+                join = np.stack if entry.piece.stacked else np.concatenate
+                yield name, join(pieces.pop(name))
     yield from layout.fixed.items()
 
 

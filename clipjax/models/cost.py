@@ -1,5 +1,6 @@
-"""Arithmetic cost of a model, counted from the trace of its towers."""
+"""Arithmetic cost of a model, counted from the trace of its towers and its decoder."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,6 +9,7 @@ from flax import nnx
 
 from clipjax.config import ComputeConfig, DualEncoderConfig, TrainConfig, ViTConfig
 from clipjax.core.flops import program_flops
+from clipjax.models.dual_encoder import DECODERS
 from clipjax.models.params import TowerConfig, abstract_tower
 from clipjax.models.patches import Patches
 
@@ -40,14 +42,51 @@ def text_forward_flops(config: DualEncoderConfig, num_tokens: int | None = None)
 def pair_forward_flops(
     config: DualEncoderConfig, num_patches: int | None = None, num_tokens: int | None = None
 ) -> int:
-    """Returns the FLOPs of one pair through both towers; the loss is left out.
+    """Returns the FLOPs of one pair through both towers and the decoder, if there is one.
+
+    The loss is left out.
 
     Args:
         config: of the model.
         num_patches: as in `image_forward_flops`.
         num_tokens: as in `text_forward_flops`.
     """
-    return image_forward_flops(config, num_patches) + text_forward_flops(config, num_tokens)
+    return (
+        image_forward_flops(config, num_patches)
+        + text_forward_flops(config, num_tokens)
+        + decoder_forward_flops(config, num_patches, num_tokens)
+    )
+
+
+@functools.cache
+def decoder_forward_flops(
+    config: DualEncoderConfig, num_patches: int | None = None, num_tokens: int | None = None
+) -> int:
+    """Returns the FLOPs of one caption through the decoder alone; 0 without one.
+
+    Args:
+        config: of the model.
+        num_patches: as in `image_forward_flops`.
+        num_tokens: of the caption, padding included; the context length by default.
+    """
+    if config.decoder is None:
+        return 0
+    assert isinstance(config.image, ViTConfig)
+    tokens = num_tokens or config.text.context_length
+    patches = num_patches or config.image.num_patches
+    seen = config.image.pooler_queries - 1 if config.image.pool == "coca" else patches
+    image = jax.ShapeDtypeStruct((1, seen, config.image_token_width), jnp.float32)
+    if config.decoder.kind == "cappa":
+        text = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
+    else:
+        text = jax.ShapeDtypeStruct((1, tokens, config.decoder.width), jnp.float32)
+    compute = ComputeConfig(scan_layers=True)
+    config = dataclasses.replace(config, compute=compute)
+    kind = DECODERS[config.decoder.kind]
+    graph, state = nnx.split(nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0))))
+    return program_flops(
+        lambda state, *inputs: nnx.merge(graph, state)(*inputs), state, text, image
+    )
 
 
 def trained_pair_forward_flops(config: TrainConfig, num_tokens: int | None = None) -> int:

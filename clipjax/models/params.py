@@ -44,7 +44,8 @@ def init_model_state(config: DualEncoderConfig) -> Params:
     _, state = _structure(config)
     if not any(isinstance(variable, nnx.BatchStat) for _, variable in state):
         return {}
-    return model_state_of(DualEncoder(config, rngs=nnx.Rngs(0)))
+    # Compiled, so that no parameter is drawn for it.
+    return jax.jit(lambda: model_state_of(DualEncoder(config, rngs=nnx.Rngs(0))))()
 
 
 def model_state_of(model: DualEncoder) -> Params:

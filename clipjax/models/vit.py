@@ -6,10 +6,11 @@ from jaxtyping import Array, Bool, Float, Key
 
 from clipjax.config import ComputeConfig, ViTConfig
 from clipjax.models.layers.block import Block, Blocks, layer_norm
+from clipjax.models.layers.cross_attention import QueryPool
 from clipjax.models.layers.patch_dropout import kept_patches
 from clipjax.models.layers.pooling import AttentionPool, mean_of
 from clipjax.models.layers.positions import resampled, sincos2d
-from clipjax.models.layers.rotary import Rotary, rotary_2d, taken, unturned_before
+from clipjax.models.layers.rotary import Rotary, rotary_2d, rotary_at, taken, unturned_before
 from clipjax.models.patches import Patches
 
 
@@ -65,10 +66,12 @@ class ViT(nnx.Module):
                 dtype=dtype,
                 rngs=rngs,
                 layer_scale=config.layer_scale,
+                qkv_bias=config.qkv_bias,
             )
 
         self.blocks = Blocks(block, config.depth, compute=compute, rngs=rngs)
-        self.norm = layer_norm(width, config.norm_eps, dtype, rngs)
+        pooled_width = embed_dim if config.pool == "coca" else width
+        self.norm = layer_norm(pooled_width, config.norm_eps, dtype, rngs)
         if config.pool == "map":
             self.pool = AttentionPool(
                 width,
@@ -79,13 +82,24 @@ class ViT(nnx.Module):
                 dtype=dtype,
                 rngs=rngs,
             )
+        if config.pool == "coca":
+            self.pool = QueryPool(
+                embed_dim,
+                width,
+                config.pooler_heads,
+                queries=config.pooler_queries,
+                norm_eps=config.norm_eps,
+                dtype=dtype,
+                rngs=rngs,
+            )
         if config.projection:
             self.project = nnx.Linear(
-                width,
+                pooled_width,
                 embed_dim,
-                use_bias=False,
+                use_bias=config.projection_bias,
                 kernel_init=normal,
                 kernel_metadata={"axes": ("embed", None)},
+                bias_metadata={"axes": (None,)},
                 dtype=dtype,
                 rngs=rngs,
             )
@@ -102,8 +116,42 @@ class ViT(nnx.Module):
                 images of any shape, whose positions are then resampled.
             train_key: in training, which patches are dropped.
         """
+        return self._pooled(*self.tokens(pixels, train_key))
+
+    def pooled_and_tokens(
+        self,
+        pixels: Float[Array, "batch height width 3"] | Patches,
+        train_key: Key[Array, ""] | None = None,
+    ) -> tuple[
+        Float[Array, "batch embed"],
+        Float[Array, "batch seen channels"],
+        Bool[Array, "batch seen"] | None,
+    ]:
+        """Returns the embeddings, the normed tokens that a decoder reads, and which of them count.
+
+        The tokens are those of the patches; with CoCa's pooler, what the queries after the first
+        have read.
+
+        Args:
+            pixels: as of a call.
+            train_key: as of a call.
+        """
         x, mask = self.tokens(pixels, train_key)
-        if self.config.pool == "map":
+        if self.config.pool == "coca":
+            x = self.norm(self.pool(x, mask))
+            return self._projected(x[:, 0]), x[:, 1:], None
+        first = int(self.config.pool == "cls")
+        seen = None if mask is None else mask[:, first:]
+        return self._pooled(x, mask), self.norm(x)[:, first:], seen
+
+    def _pooled(
+        self,
+        x: Float[Array, "batch seen channels"],
+        mask: Bool[Array, "batch seen"] | None,
+    ) -> Float[Array, "batch embed"]:
+        if self.config.pool == "coca":
+            x = self.norm(self.pool(x, mask)[:, 0])
+        elif self.config.pool == "map":
             x = self.pool(self.norm(x), mask)
         elif self.config.pool == "cls":
             x = self.norm(x[:, 0])
@@ -111,6 +159,9 @@ class ViT(nnx.Module):
             x = mean_of(self.norm(x), mask)
         else:
             x = self.norm(mean_of(x, mask))
+        return self._projected(x)
+
+    def _projected(self, x: Float[Array, "batch channels"]) -> Float[Array, "batch embed"]:
         return self.project(x) if self.config.projection else x
 
     def tokens(
@@ -130,7 +181,7 @@ class ViT(nnx.Module):
             x = x.reshape(x.shape[0], -1, x.shape[-1])
             places = self._positions()
             x = x if places is None else x + places.astype(self.dtype)
-        rotary = self._rotary()
+        rotary = self._rotary(pixels)
         if config.patch_dropout and train_key is not None:
             keep = kept_patches(train_key, mask, x.shape[:2], config.patch_dropout)
             x = jnp.take_along_axis(x, keep[..., None], axis=1)
@@ -167,9 +218,11 @@ class ViT(nnx.Module):
             parts.append(self.registers[...].astype(self.dtype))
         return jnp.concatenate(parts) if parts else jnp.zeros((0, self.config.width), self.dtype)
 
-    def _rotary(self) -> Rotary | None:
+    def _rotary(self, pixels: Float[Array, "batch height width 3"] | Patches) -> Rotary | None:
         if self.config.positions != "rope2d":
             return None
+        if isinstance(pixels, Patches):
+            return rotary_at(pixels.positions, self.config.width // self.config.num_heads)
         side = self.config.image_size // self.config.patch_size
         return rotary_2d(side, side, self.config.width // self.config.num_heads)
 

@@ -28,9 +28,11 @@ class TrainState:
         params: float32 arrays by name, low-rank factors included.
         model_state: what the model itself accumulates (batch-norm statistics); empty for most.
         opt_state: of optax, of the parameters that are trained.
-        ema: moving average of them by name; empty without `optim.ema_decay`.
-        bad_steps: steps in a row, up to the last one, whose loss or gradient was not finite and
-            whose update was therefore skipped, int32.
+        ema: moving average of them and of the model state by name: averaged parameters are
+            normalised by statistics averaged over the same steps. Empty without
+            `optim.ema_decay`.
+        bad_steps: steps in a row, up to the last one, whose loss, gradient or batch statistics were
+            not finite and whose update was therefore skipped, int32.
     """
 
     step: Any
@@ -43,17 +45,18 @@ class TrainState:
 
 def init_state(config: TrainConfig, optimizer: optax.GradientTransformation) -> TrainState:
     """Returns the state before the first step; jit it with out_shardings to build it in place."""
-    params = init_params(config.model, config.seed)
+    params, model_state = init_params(config.model, config.seed), init_model_state(config.model)
     params |= init_lora(config.model, config.optim.lora, config.seed)
     moving = {
         name: params[name] for name, is_trained in trained_of(config, params).items() if is_trained
     }
+    averaged = {**moving, **model_state} if config.optim.ema_decay else {}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        model_state=init_model_state(config.model),
+        model_state=model_state,
         opt_state=optimizer.init(moving),
-        ema={name: p.copy() for name, p in moving.items()} if config.optim.ema_decay else {},
+        ema={name: value.copy() for name, value in averaged.items()},
         bad_steps=jnp.zeros((), jnp.int32),
     )
 
@@ -83,8 +86,10 @@ def evaluated_params(config: TrainConfig, state: TrainState) -> dict[str, jax.Ar
     Where there is a moving average it takes the place of its parameters; low-rank updates are
     added.
     """
-    params = {**state.params, **state.ema}
-    return {**merged(params, config.model, config.optim.lora), **state.model_state}
+    found = {**state.params, **state.model_state, **state.ema}
+    params = {name: found[name] for name in state.params}
+    statistics = {name: found[name] for name in state.model_state}
+    return {**merged(params, config.model, config.optim.lora), **statistics}
 
 
 def as_dict(state: TrainState) -> dict[str, Any]:

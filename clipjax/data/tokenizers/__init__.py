@@ -6,7 +6,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from clipjax.config import TextConfig, TextTowerConfig, TokenizerConfig
+from clipjax.config import (
+    BertConfig,
+    ModernTextConfig,
+    TextConfig,
+    TextTowerConfig,
+    TokenizerConfig,
+)
 from clipjax.config.errors import UserError
 from clipjax.data.tokenizers.byte import ByteTokenizer
 
@@ -62,7 +68,19 @@ def make_tokenizer(
             f"{config.kind} tokenizer does not end a text with it. Set model.text.vocab_size to "
             f"{tokenizer.vocab_size}, or model.text.pool to 'last' or 'mean'."
         )
+    _check_padding(config, text, getattr(tokenizer, "pad_id", 0))
     return tokenizer
+
+
+def _check_padding(config: TokenizerConfig, text: TextTowerConfig, filled_with: int) -> None:
+    masks = isinstance(text, BertConfig | ModernTextConfig) or text.pool == "class"
+    if masks and text.pad_id != filled_with:
+        raise UserError(
+            f"config.model.text.pad_id={text.pad_id}: the {config.kind} tokenizer fills a row with "
+            f"{filled_with}, and a text tower of kind {text.kind!r} would take that for words. Set "
+            "config.tokenizer.pad_id or config.model.text.pad_id, so that both are the padding of "
+            "the vocabulary."
+        )
 
 
 def _make(

@@ -22,13 +22,21 @@ class BatchNorm(nnx.Module):
         momentum: share of a batch in the running statistics.
         frozen: normalise by the running statistics in training too, and keep them.
         dtype: of the result; statistics are computed in float32.
+        start: initial gain.
     """
 
     def __init__(
-        self, channels: int, *, eps: float, momentum: float, frozen: bool, dtype: jnp.dtype
+        self,
+        channels: int,
+        *,
+        eps: float,
+        momentum: float,
+        frozen: bool,
+        dtype: jnp.dtype,
+        start: float = 1.0,
     ):
         self.eps, self.momentum, self.frozen, self.dtype = eps, momentum, frozen, dtype
-        self.scale = nnx.Param(jnp.ones(channels), axes=(None,))
+        self.scale = nnx.Param(jnp.full(channels, start), axes=(None,))
         self.bias = nnx.Param(jnp.zeros(channels), axes=(None,))
         self.mean = nnx.BatchStat(jnp.zeros(channels), axes=(None,))
         self.variance = nnx.BatchStat(jnp.ones(channels), axes=(None,))
