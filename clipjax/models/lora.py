@@ -66,7 +66,7 @@ def matrices(config: DualEncoderConfig) -> dict[str, Matrix]:
 
 def _parts(stem: str, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> tuple[str, ...]:
     """Returns the names of the matrices of a fused kernel [inputs, parts, ...]; none for others."""
-    if len(axes) < 3 or axes[0] is None or axes[1] is not None:
+    if len(axes) < 3 or axes[0] in (None, "heads") or axes[1] is not None:
         return ()
     place, _, own = stem.rpartition("/")
     names = _PARTS.get(own, tuple(f"{own}_{part}" for part in range(shape[1])))

@@ -61,7 +61,7 @@ def make_train_step(
     ) -> tuple[Float[Array, ""], Mapping[str, Array]]:
         params = merged({**state.params, **moving}, config.model, config.optim.lora)
         model = with_params(config.model, {**params, **state.model_state})
-        freeze_batch_norms(model, trained_of(config, params))
+        freeze_batch_norms(model, trained_of(config, state.params))
         images = seen_images(batch, state.step)
         value = loss(
             model.encode_image(images, jax.random.fold_in(tower_key, state.step)),
