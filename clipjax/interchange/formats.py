@@ -7,7 +7,7 @@ from typing import Any
 from clipjax.config import DualEncoderConfig, UserError, did_you_mean
 from clipjax.interchange import big_vision, big_vision_cappa, open_clip, openai, transformers
 from clipjax.interchange.layout import Layout
-from clipjax.interchange.open_clip import files as open_clip_files
+from clipjax.interchange.open_clip.config import from_open_clip, to_open_clip
 
 LAYOUTS: dict[str, Callable[..., Layout]] = {
     "big_vision": big_vision.layout,
@@ -42,15 +42,49 @@ class Format:
     metadata: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"format": "pt"})
 
 
+def _read_open_clip(files: Mapping[str, Any]) -> tuple[DualEncoderConfig, Options]:
+    found = files[_OPEN_CLIP]
+    if not isinstance(found, Mapping) or not isinstance(found.get("model_cfg"), Mapping):
+        raise UserError(f"{_OPEN_CLIP}: no model_cfg in it.")
+    return from_open_clip(found["model_cfg"], found.get("preprocess_cfg"))
+
+
+def _read_transformers(files: Mapping[str, Any]) -> tuple[DualEncoderConfig, Options]:
+    return transformers.from_transformers(files[_TRANSFORMERS], files.get(_PREPROCESSOR))
+
+
+_OPEN_CLIP, _TRANSFORMERS = "open_clip_config.json", "config.json"
+_PREPROCESSOR = "preprocessor_config.json"
+
 # A folder with the files of several formats is of the first one that is listed here.
 FORMATS: dict[str, Format] = {
     "open_clip": Format(
-        config_file=open_clip_files.CONFIG_FILE,
+        config_file=_OPEN_CLIP,
         weights=("open_clip_model.safetensors", "model.safetensors"),
-        read_config=open_clip_files.read_config,
-        write_config=open_clip_files.write_config,
+        read_config=_read_open_clip,
+        write_config=lambda config: {_OPEN_CLIP: to_open_clip(config)},
         variants=({"custom_text": False}, {"custom_text": True}),
     ),
+    "transformers": Format(
+        config_file=_TRANSFORMERS,
+        weights=("model.safetensors",),
+        read_config=_read_transformers,
+        write_config=transformers.to_transformers,
+        variants=tuple({"model_type": name} for name in transformers.FAMILIES),
+    ),
+    "big_vision": Format(
+        weights=("model.npz",),
+        variants=tuple(
+            {"prefix": prefix, "scanned": scanned, "naflex": naflex}
+            for prefix in ("params/", "")
+            for scanned in (False, True)
+            for naflex in (False, True)
+        ),
+    ),
+    "big_vision_cappa": Format(
+        weights=("model.npz",), variants=({"prefix": "params/"}, {"prefix": ""})
+    ),
+    "openai": Format(weights=("model.safetensors",)),
 }
 
 
