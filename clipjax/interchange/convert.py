@@ -141,7 +141,7 @@ def _write(
         write_run(folder, source.config, saved, source.tokenizer, record)
         return None
     options = _write_configs(folder, config, to)
-    write_tokenizer(folder, source.tokenizer)
+    write_tokenizer(folder, source.tokenizer, config, to)
     kind, layout = FORMATS[to], layout_of(to, config, **options)
     arrays = {name: np.asarray(array) for name, array in params.items()}
     path = folder / kind.weights[0]
