@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import jax
@@ -5,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clipjax.config import ComputeConfig
+from clipjax.interchange.transfer import stacked
 from clipjax.models import Patches, init_params, with_params
 from clipjax.models.layers.patch_dropout import kept_patches
 
@@ -275,3 +278,61 @@ def test_initial_deviations_are_those_of_clip(tiny):
     for name, std in documented.items():
         value = np.asarray(params[name])
         assert abs(value.std() / std - 1) < 5 / np.sqrt(2 * value.size), name
+
+
+EVERYTHING = [
+    {
+        "pool": "mean",
+        "unpooled_class_token": True,
+        "registers": 2,
+        "positions": "rope2d",
+        "norm_before_pool": True,
+        "layer_scale": 0.5,
+        "projection_bias": True,
+        "patch_dropout": 0.3,
+    },
+    {"pool": "map", "registers": 1, "qkv_bias": False, "patch_bias": True, "layer_scale": 0.5},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fields", "side"), zip(EVERYTHING, (12, 20), strict=True), ids=["mean", "map"]
+)
+def test_a_gradient_reaches_every_parameter_and_scanned_blocks_give_the_same(fields, side, tiny):
+    config = tiny.model(tiny.vit(image_size=side, **fields))
+    params, images = tiny.params(config, size=0.2), tiny.images(3, side)
+
+    def total(params, images, config, key):
+        embeds = with_params(config, params).encode_image(images, key)
+        return (embeds * jnp.arange(embeds.shape[1])).sum(), embeds
+
+    run = jax.jit(jax.grad(total, has_aux=True), static_argnums=2)
+    key = jax.random.key(0) if config.image.patch_dropout else None
+    grads, embeds = run(params, images, config, key)
+    for name, gradient in grads.items():
+        if name.startswith("image/"):
+            assert np.abs(gradient).max() > 1e-6, name
+    scanned = dataclasses.replace(
+        config, compute=ComputeConfig(scan_layers=True, remat="full", dtype="float32")
+    )
+    numpy = {name: np.asarray(array) for name, array in params.items()}
+    others, same = run(dict(stacked(numpy.items())), images, scanned, key)
+    np.testing.assert_allclose(same, embeds, atol=1e-5)
+    numpy = {name: np.asarray(array) for name, array in grads.items()}
+    for name, gradient in stacked(numpy.items()):
+        np.testing.assert_allclose(others[name], gradient, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("fields", EVERYTHING, ids=["mean", "map"])
+def test_bfloat16_stays_near_and_every_product_is_in_it(fields, tiny):
+    config = tiny.model(tiny.vit(**fields))
+    half = dataclasses.replace(config, compute=ComputeConfig(dtype="bfloat16"))
+    params, images = tiny.params(config, size=0.1), tiny.images()
+    encode = jax.jit(lambda p, x, c: with_params(c, p).encode_image(x), static_argnums=2)
+    difference = np.abs(encode(params, images, config) - encode(params, images, half)).max()
+    assert 1e-4 < difference < 0.1
+    program = encode.lower(params, images, half).as_text()
+    products = [line for line in program.splitlines() if "dot_general" in line]
+    assert products
+    assert all("bf16" in line.partition("->")[0] for line in products)
