@@ -53,20 +53,31 @@ def attend(query, key, value, *, causal=False):
     return out
 
 
-def attention(x, params, *, causal):
+def turned(x, angles):
+    """[tokens, heads, channels]: neighbouring channels as a complex number, turned by an angle."""
+    z = (x[..., 0::2] + 1j * x[..., 1::2]) * np.exp(1j * angles)[:, None, :]
+    return np.stack([z.real, z.imag], axis=-1).reshape(x.shape)
+
+
+def attention(x, params, *, causal, angles=None):
     """One example [tokens, width] through the fused projection, heads and output projection."""
-    qkv = np.einsum("td,dshe->tshe", x, params["qkv/kernel"]) + params["qkv/bias"]
-    mixed = attend(qkv[:, 0], qkv[:, 1], qkv[:, 2], causal=causal)
+    qkv = np.einsum("td,dshe->tshe", x, params["qkv/kernel"]) + params.get("qkv/bias", 0.0)
+    query, key, value = qkv[:, 0], qkv[:, 1], qkv[:, 2]
+    if angles is not None:
+        query, key = turned(query, angles), turned(key, angles)
+    mixed = attend(query, key, value, causal=causal)
     return np.einsum("the,hed->td", mixed, params["out/kernel"]) + params["out/bias"]
 
 
-def block(x, params, *, causal, activation, eps):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+def block(x, params, *, causal, activation, eps, angles=None):
+    """x + gain * attention(norm(x)), then x + gain * mlp(norm(x))."""
     y = layer_norm(x, params["ln_1/scale"], params["ln_1/bias"], eps)
-    x = x + attention(y, within(params, "attn/"), causal=causal)
+    mixed = attention(y, within(params, "attn/"), causal=causal, angles=angles)
+    x = x + params.get("ls_1/gain", 1.0) * mixed
     y = layer_norm(x, params["ln_2/scale"], params["ln_2/bias"], eps)
     y = activation(y @ params["mlp/fc1/kernel"] + params["mlp/fc1/bias"])
-    return x + y @ params["mlp/fc2/kernel"] + params["mlp/fc2/bias"]
+    y = y @ params["mlp/fc2/kernel"] + params["mlp/fc2/bias"]
+    return x + params.get("ls_2/gain", 1.0) * y
 
 
 def within(params, prefix):
