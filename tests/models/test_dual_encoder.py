@@ -19,10 +19,13 @@ def image_configs(tiny):
         "vit-map": tiny.model(tiny.vit(pool="map", projection=False, width=8), embed_dim=8),
         "vit-mean": tiny.model(tiny.vit(pool="mean", positions="sincos2d")),
         "convnet": tiny.model(tiny.convnet()),
+        "resnet": tiny.model(tiny.resnet()),
+        "convnext": tiny.model(tiny.convnext()),
+        "convnext-mlp": tiny.model(tiny.convnext(projection="mlp", layer_scale=None)),
     }
 
 
-IMAGE_NAMES = ("vit", "vit-map", "vit-mean", "convnet")
+IMAGE_NAMES = ("vit", "vit-map", "vit-mean", "convnet", "resnet", "convnext", "convnext-mlp")
 
 
 def image_encoder(config):
@@ -131,7 +134,7 @@ def test_a_zero_embedding_has_finite_gradients(tiny):
 
 
 @pytest.mark.parametrize("scan", [False, True], ids=["unrolled", "scanned"])
-@pytest.mark.parametrize("name", ["vit", "vit-map", "convnet"])
+@pytest.mark.parametrize("name", ["vit", "vit-map", "convnet", "resnet", "convnext"])
 def test_sharded_parameters_give_the_same_embeddings(name, scan, image_configs, tiny, mesh_222):
     """Parameters split over fsdp and tensor, the batch over data and fsdp."""
     config = image_configs[name]
