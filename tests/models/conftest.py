@@ -11,12 +11,14 @@ from scipy.special import erf, expit
 from clipjax.config import (
     ComputeConfig,
     ConvNetConfig,
+    ConvNeXtConfig,
     DualEncoderConfig,
     EvaConfig,
+    ResNetConfig,
     TextConfig,
     ViTConfig,
 )
-from clipjax.models import init_params
+from clipjax.models import init_model_state, init_params
 
 
 def f64(x):
@@ -141,6 +143,14 @@ def tiny_eva(**fields):
     )
 
 
+def tiny_resnet(**fields):
+    return ResNetConfig(**(dict(image_size=32, width=4, depths=(1, 2, 1, 1), num_heads=4) | fields))
+
+
+def tiny_convnext(**fields):
+    return ConvNeXtConfig(**(dict(image_size=16, widths=(4, 8, 12), depths=(1, 2, 1)) | fields))
+
+
 def tiny_model(image=None, text=None, compute=None, **fields):
     return DualEncoderConfig(
         image=image or tiny_vit(),
@@ -153,9 +163,11 @@ def tiny_model(image=None, text=None, compute=None, **fields):
 def moved_params(config, seed=0, size=0.3):
     """Parameters near the initial ones: zeros of biases and ones of gains would hide mistakes.
 
+    The statistics of batch norm are among them.
+
     Drawn here, since compiling the initialisers takes longer than most of the tests.
     """
-    shapes = jax.eval_shape(lambda: init_params(config, seed))
+    shapes = jax.eval_shape(lambda: {**init_params(config, seed), **init_model_state(config)})
     rng = np.random.default_rng(seed)
     params = {}
     for name, leaf in sorted(shapes.items()):
@@ -166,6 +178,8 @@ def moved_params(config, seed=0, size=0.3):
             p += config.init_logit_bias
         elif name.endswith("/scale"):
             p += 1
+        elif name.endswith("/variance"):
+            p = np.exp(p)
         elif name.endswith("kernel"):
             p += rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
         params[name] = jnp.asarray(p, leaf.dtype)
@@ -174,7 +188,7 @@ def moved_params(config, seed=0, size=0.3):
 
 @pytest.fixture(scope="session")
 def tiny():
-    """Makers of tiny configs (vit, text, convnet, model), parameters, images and tokens."""
+    """Makers of tiny configs (vit, text, model, ...), parameters, images and tokens."""
 
     def images(count=3, side=12, seed=0):
         rng = np.random.default_rng(seed)
@@ -188,6 +202,8 @@ def tiny():
         text=tiny_text,
         convnet=tiny_convnet,
         eva=tiny_eva,
+        resnet=tiny_resnet,
+        convnext=tiny_convnext,
         model=tiny_model,
         params=moved_params,
         images=images,
