@@ -13,7 +13,7 @@ from clipjax.interchange.formats import FORMATS
 from clipjax.interchange.weights_file import INDEX_SUFFIX, PICKLE_SUFFIXES, pickle_refusal
 
 PREFIX = "hf:"
-_SPEC = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+_SPEC = re.compile(r"hf:(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?")
 _SMALL = (".json", ".txt", ".model", ".md")
 _SECRET = re.compile(r"\bhf_\w+|(?i:bearer\s+\S+)|//[^/\s@]+@")
 
@@ -133,6 +133,7 @@ def push(directory: Path, spec: str, *, private: bool = False, message: str = ""
 def _package() -> Any:
     try:
         import huggingface_hub
+        import huggingface_hub.constants
     except ImportError as error:
         raise UserError(
             "hf: needs the package huggingface_hub: pip install 'clipjax[hub]'."

@@ -107,7 +107,7 @@ def test_what_a_format_cannot_say_is_not_written(source, tmp_path, replace_in):
         )
         with pytest.raises(UserError, match=why):
             convert(other, tmp_path / "model", "open_clip")
-    with pytest.raises(UserError, match="no format named 'open-clip'. Did you mean 'open_clip'"):
+    with pytest.raises(UserError, match=r"no format named 'open-clip'\. Did you mean 'open_clip'"):
         convert(found, tmp_path / "model", "open-clip")
     assert not list(tmp_path.iterdir())
     assert targets()[0] == "clipjax"
