@@ -91,7 +91,9 @@ class Handler(BaseHTTPRequestHandler):
             if asked["organization"] == "forbidden":
                 return self.answer({"error": "hf_secretsecret may not do this"}, 403)
             (ROOT / repo).mkdir(parents=True, exist_ok=True)
-            (ROOT / repo / ".private").write_text(str(asked.get("private")))
+            (ROOT / repo / ".private").write_text(
+                str(asked.get("visibility") == "private" or asked.get("private") is True)
+            )
             return self.answer({"url": f"http://{self.headers['Host']}/{repo}"})
         repo = "/".join(parts[2:4])
         if "preupload" in parts:
