@@ -81,7 +81,7 @@ def outputs(config: DualEncoderConfig, params: Mapping[str, jax.Array]) -> Outpu
     }
 
 
-def differences(found: Outputs, expected: Outputs) -> dict[str, dict[str, float]]:
+def differences(found: Outputs, expected: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Returns the largest and the mean absolute difference of each output.
 
     Args:
@@ -233,5 +233,6 @@ def certificate_text(certificate: Mapping[str, Any]) -> str:
 def worst(checks: Mapping[str, Any]) -> Iterable[tuple[str, float, float]]:
     """Yields what was compared with, and the largest difference of embeddings and of logits."""
     for against, report in checks.items():
-        embeds = max(report["image_embeds"]["max"], report["text_embeds"]["max"])
-        yield against, embeds, report["logits"]["max"]
+        # Unlike Python's own max, this one does not lose a NaN.
+        embeds = np.max([report[name]["max"] for name in ("image_embeds", "text_embeds")])
+        yield against, float(embeds), report["logits"]["max"]

@@ -13,7 +13,7 @@ from clipjax.interchange.formats import FORMATS
 from clipjax.interchange.weights_file import INDEX_SUFFIX, PICKLE_SUFFIXES, pickle_refusal
 
 PREFIX = "hf:"
-_SPEC = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+_SPEC = re.compile(r"hf:(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?")
 _SMALL = (".json", ".txt", ".model", ".md")
 _SECRET = re.compile(r"\bhf_\w+|(?i:bearer\s+\S+)|//[^/\s@]+@")
 
@@ -45,7 +45,9 @@ def download(spec: str) -> Path:
     hub = _package()
     try:
         if hub.constants.HF_HUB_OFFLINE:
-            return Path(hub.snapshot_download(repo, revision=revision, local_files_only=True))
+            if (cached := _cached(hub, repo, revision)) is not None:
+                return cached
+            raise UserError(f"{spec}: is not in the cache, and HF_HUB_OFFLINE forbids fetching it.")
         info = hub.HfApi().model_info(repo, revision=revision)
         names = [sibling.rfilename for sibling in info.siblings or []]
         wanted = needed_files(spec, names)
@@ -68,10 +70,15 @@ def _no_answer(error: Exception) -> bool:
 
 
 def _cached(hub: Any, repo: str, revision: str | None) -> Path | None:
-    try:
-        return Path(hub.snapshot_download(repo, revision=revision, local_files_only=True))
-    except Exception:  # whatever the reason, there is no copy
-        return None
+    """Returns the folder of a model that was fetched before; the package wants whole ones only."""
+    for kind in FORMATS.values():
+        for weights in kind.weights:
+            for name in (weights, weights.removesuffix(".safetensors") + INDEX_SUFFIX):
+                found = hub.try_to_load_from_cache(repo, name, revision=revision)
+                folder = Path(found).parent if isinstance(found, str) else None
+                if folder and (not kind.config_file or (folder / kind.config_file).is_file()):
+                    return folder
+    return None
 
 
 def needed_files(spec: str, names: list[str]) -> list[str]:
@@ -133,6 +140,7 @@ def push(directory: Path, spec: str, *, private: bool = False, message: str = ""
 def _package() -> Any:
     try:
         import huggingface_hub
+        import huggingface_hub.constants
     except ImportError as error:
         raise UserError(
             "hf: needs the package huggingface_hub: pip install 'clipjax[hub]'."
