@@ -5,12 +5,22 @@ Parameters and FLOPs are tested against open_clip's models and its published pro
 
 from clipjax.config.errors import UsageError, did_you_mean
 from clipjax.config.model import DualEncoderConfig
+from clipjax.config.presets_coca import COCA
+from clipjax.config.presets_convnext import CONVNEXTS
+from clipjax.config.presets_eva import EVA
+from clipjax.config.presets_resnet import RESNETS
 from clipjax.config.presets_siglip import SIGLIPS
+from clipjax.config.presets_text import TEXT_PRESETS
 from clipjax.config.presets_vit import VITS
 
 PRESETS: dict[str, DualEncoderConfig] = {
     **VITS,
     **SIGLIPS,
+    **RESNETS,
+    **CONVNEXTS,
+    **EVA,
+    **COCA,
+    **TEXT_PRESETS,
 }
 
 

@@ -18,6 +18,9 @@ class TextConfig:
         pool: the features at the first EOT, at the last position, the mean over positions, or
             those of a class token that is added behind the text and does not see padding (CoCa).
         projection: linear map to the shared space; without it `embed_dim` must equal `width`.
+        class_mask: with `pool='class'`, what is seen. exact: the tokens that are not padding, and
+            the class token; shifted: one place later, as open_clip's CoCa models were trained, so
+            that the first padding is seen and the class token only behind a full text.
         layer_scale: initial gain of each residual branch; None for no gains.
     """
 
@@ -32,6 +35,7 @@ class TextConfig:
     mlp_dim: int = 2048
     causal: bool = True
     pool: Literal["eot", "last", "mean", "class"] = "eot"
+    class_mask: Literal["exact", "shifted"] = "exact"
     projection: bool = True
     projection_bias: bool = False
     layer_scale: float | None = None
@@ -55,11 +59,14 @@ class BertConfig:
         vocab_size: number of token ids.
         context_length: tokens of a text, start and end included.
         max_positions: rows of the table of positions.
-        first_position: row of the first token (RoBERTa: 2, behind the row of padding).
+        first_position: row of the first token. 0 as in BERT: padding is counted like all tokens.
+            Otherwise as in RoBERTa: it is not, and has the row before (`pad_id`).
         token_types: rows of the table of token types; all texts have type 0.
         pad_id: tokens that are not seen.
         pool: the first token; the first token through the pre-trained pooler, a linear map and
             tanh; the mean, or the maximum, over the tokens that are not padding.
+        unused_pooler: the pre-trained pooler is there, though another pool is asked for, and
+            nothing reads it (ALIGN's public weights have it).
         projection: to the shared space: a linear map with or without bias, an MLP without biases
             whose hidden layer is the mean of both sizes, or none.
     """
@@ -76,6 +83,7 @@ class BertConfig:
     num_heads: int = 12
     mlp_dim: int = 3072
     pool: Literal["first", "pooler", "mean", "max"] = "mean"
+    unused_pooler: bool = False
     projection: Literal["linear", "linear_bias", "mlp", "none"] = "mlp"
     activation: Activation = "gelu"
     norm_eps: float = 1e-5
@@ -89,6 +97,18 @@ class BertConfig:
                 f"context_length={self.context_length} tokens after "
                 f"first_position={self.first_position}"
             )
+        if self.first_position not in (0, self.pad_id + 1):
+            raise ValueError(
+                f"first_position={self.first_position} must be 0 (padding is counted, BERT) or "
+                f"pad_id + 1 = {self.pad_id + 1} (padding has the row before, RoBERTa)"
+            )
+        if self.unused_pooler and self.pool == "pooler":
+            raise ValueError("unused_pooler=True with pool='pooler': the pooler is used")
+
+    @property
+    def has_pooler(self) -> bool:
+        """Whether the pre-trained pooler is there."""
+        return self.unused_pooler or self.pool == "pooler"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,9 +154,11 @@ class CocaDecoderConfig:
     Attributes:
         width: of its blocks, and of the text tower's tokens that it starts from.
         depth: pairs of a self-attention and a cross-attention block.
+        vocab_size: token ids that are predicted, from 0 on; None for those of the text tower.
     """
 
     kind: Literal["coca"] = "coca"
+    vocab_size: int | None = None
     width: int = 512
     depth: int = 12
     num_heads: int = 8
@@ -146,7 +168,11 @@ class CocaDecoderConfig:
 
     def __post_init__(self):
         check_positive(
-            width=self.width, depth=self.depth, num_heads=self.num_heads, mlp_dim=self.mlp_dim
+            width=self.width,
+            depth=self.depth,
+            num_heads=self.num_heads,
+            mlp_dim=self.mlp_dim,
+            vocab_size=1 if self.vocab_size is None else self.vocab_size,
         )
         check_heads(self.width, self.num_heads)
 
@@ -155,22 +181,30 @@ class CocaDecoderConfig:
 class CappaDecoderConfig:
     """CapPa's captioning decoder, which also predicts all tokens at once.
 
+    The defaults are those of the published ViT-B models.
+
     Attributes:
         vocab_size: number of token ids.
         context_length: tokens of a caption.
         pad_id: tokens that are not predicted.
-        parallel_share: share of the captions of a batch that are predicted in parallel.
+        start_id: stands before the first token where a caption is predicted token by token.
+        parallel_share: share of the captions of a batch that are predicted in parallel; with 0
+            (Cap) there is no token for what is hidden.
+        bias: of the MLPs and norms of the blocks; attention has none, the last norm and the map to
+            the vocabulary always have one.
     """
 
     kind: Literal["cappa"] = "cappa"
     vocab_size: int = 32_000
     context_length: int = 64
-    pad_id: int = 1
+    pad_id: int = 0
+    start_id: int = 0
     width: int = 768
     depth: int = 6
     num_heads: int = 12
     mlp_dim: int = 3072
     parallel_share: float = 0.75
+    bias: bool = False
     activation: Activation = "gelu_tanh"
     norm_eps: float = 1e-6
 
@@ -178,6 +212,10 @@ class CappaDecoderConfig:
         _check_sizes(self)
         if not 0 <= self.parallel_share <= 1:
             raise ValueError(f"parallel_share={self.parallel_share} must be in [0, 1]")
+        if not 0 <= self.start_id < self.vocab_size:
+            raise ValueError(
+                f"start_id={self.start_id} must be an id below vocab_size={self.vocab_size}"
+            )
 
 
 def _check_sizes(config: TextConfig | BertConfig | ModernTextConfig | CappaDecoderConfig) -> None:

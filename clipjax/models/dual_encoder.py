@@ -7,27 +7,57 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int32, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int32, Key, UInt8
 
 from clipjax.config import DualEncoderConfig
 from clipjax.config.errors import UsageError
 from clipjax.core.partition import constrain_batch
+from clipjax.models.bert import Bert
+from clipjax.models.cappa import CappaDecoder
+from clipjax.models.coca import CocaDecoder
 from clipjax.models.convnet import ConvNet
+from clipjax.models.convnext import ConvNeXt
+from clipjax.models.efficientnet import EfficientNet
+from clipjax.models.eva import Eva
+from clipjax.models.modern_text import ModernText
 from clipjax.models.patches import Patches
+from clipjax.models.resnet import ResNet
 from clipjax.models.text import TextTransformer
 from clipjax.models.vit import ViT
 
-IMAGE_TOWERS: dict[str, Any] = {"vit": ViT, "convnet": ConvNet}
-TEXT_TOWERS: dict[str, Any] = {"transformer": TextTransformer}
+IMAGE_TOWERS: dict[str, Any] = {
+    "vit": ViT,
+    "convnet": ConvNet,
+    "resnet": ResNet,
+    "convnext": ConvNeXt,
+    "efficientnet": EfficientNet,
+    "eva": Eva,
+}
+TEXT_TOWERS: dict[str, Any] = {
+    "transformer": TextTransformer,
+    "bert": Bert,
+    "modern": ModernText,
+}
+DECODERS: dict[str, Any] = {"coca": CocaDecoder, "cappa": CappaDecoder}
 
 Embeds = Float[Array, "batch embed"]
+Images = UInt8[Array, "batch height width 3"] | Float[Array, "batch height width 3"] | Patches
+Tokens = Int32[Array, "batch tokens"]
+Parallel = Bool[Array, " batch"] | None
+Logits = Float[Array, "batch tokens vocab"]
 
 
 class DualEncoder(nnx.Module):
-    """Maps images and texts to unit vectors of one space.
+    """Maps images and texts to unit vectors of one space; with a decoder, predicts captions too.
+
+    CoCa's decoder predicts at place t token t + 1, from the image and the tokens up to t; CapPa's
+    predicts at place t token t, from the image and the tokens before it, or from the image alone.
+    `caption_targets` brings logits and tokens together.
 
     Attributes:
         log_logit_scale: logarithm of what multiplies the cosine similarities.
+        log_logit_scale_rest: what float32 has no room for in the logarithm of a temperature that
+            was read; only with `exact_temperature`. Too small to change a logit.
         logit_bias: what is added after it; only with `init_logit_bias`.
     """
 
@@ -39,14 +69,16 @@ class DualEncoder(nnx.Module):
         # With a dtype: a weakly typed scalar would compile the training step twice.
         scale = jnp.array(math.log(config.init_logit_scale), jnp.float32)
         self.log_logit_scale = nnx.Param(scale, axes=())
+        if config.exact_temperature:
+            self.log_logit_scale_rest = nnx.BatchStat(jnp.zeros((), jnp.float32), axes=())
         if config.init_logit_bias is not None:
             self.logit_bias = nnx.Param(jnp.array(config.init_logit_bias, jnp.float32), axes=())
+        if config.decoder is not None:
+            self.decoder = DECODERS[config.decoder.kind](config, rngs=rngs)
 
     def encode_image(
         self,
-        images: UInt8[Array, "batch height width 3"]
-        | Float[Array, "batch height width 3"]
-        | Patches,
+        images: Images,
         train_key: Key[Array, ""] | None = None,
     ) -> Embeds:
         """Returns unit vectors, float32.
@@ -60,8 +92,12 @@ class DualEncoder(nnx.Module):
         Raises:
             UsageError: if the tower cannot read patches.
         """
+        return _unit(self.image(self._pixels(images), train_key))
+
+    def _pixels(self, images: Images) -> Float[Array, "batch height width 3"] | Patches:
+        """Returns what the image tower takes."""
         if not isinstance(images, Patches):
-            return _unit(self.image(self._normalised(images), train_key))
+            return self._normalised(images)
         if self.config.image.kind != "vit":
             raise UsageError(
                 f"model.image.kind={self.config.image.kind!r} takes square images, not patches: "
@@ -69,16 +105,97 @@ class DualEncoder(nnx.Module):
             )
         values = images.values.reshape(*images.values.shape[:2], -1, 3)
         values = self._normalised(values).reshape(images.values.shape)
-        return _unit(self.image(dataclasses.replace(images, values=values), train_key))
+        return dataclasses.replace(images, values=values)
 
     def _normalised(self, pixels: Array) -> Float[Array, "..."]:
         mean = 255 * jnp.array(self.config.pixel_mean, jnp.float32)
         std = 255 * jnp.array(self.config.pixel_std, jnp.float32)
         return (pixels.astype(jnp.float32) - mean) / std
 
-    def encode_text(self, tokens: Int32[Array, "batch tokens"]) -> Embeds:
+    def encode_text(self, tokens: Tokens) -> Embeds:
         """Returns unit vectors, float32."""
         return _unit(self.text(tokens))
+
+    def forward_captioning(
+        self,
+        images: Images,
+        tokens: Tokens,
+        train_key: Key[Array, ""] | None = None,
+        parallel: Parallel = None,
+    ) -> tuple[Embeds, Embeds, Logits]:
+        """Returns both embeddings and the logits of the captions; each tower runs once.
+
+        Args:
+            images: as in `encode_image`.
+            tokens: of the captions, and of the texts.
+            train_key: as in `encode_image`.
+            parallel: which captions CapPa predicts all at once; none by default.
+
+        Raises:
+            UsageError: if the model has no decoder, or cannot predict in parallel.
+        """
+        kind = self._decoder_kind(parallel)
+        image, image_tokens, mask = self.image.pooled_and_tokens(self._pixels(images), train_key)
+        if kind == "cappa":
+            text = self.text(tokens)
+            logits = self.decoder(tokens, image_tokens, mask, parallel)
+        else:
+            text, text_tokens = self.text.pooled_and_tokens(tokens)
+            logits = self.decoder(text_tokens, image_tokens, mask)
+        return _unit(image), _unit(text), logits
+
+    def caption_logits(
+        self,
+        images: Images,
+        tokens: Tokens,
+        train_key: Key[Array, ""] | None = None,
+        parallel: Parallel = None,
+    ) -> Logits:
+        """Returns the logits of the captions, float32; see the class for what stands where.
+
+        Args:
+            images: as in `encode_image`.
+            tokens: of the captions.
+            train_key: as in `encode_image`.
+            parallel: which captions CapPa predicts all at once; none by default.
+
+        Raises:
+            UsageError: if the model has no decoder, or cannot predict in parallel.
+        """
+        return self.forward_captioning(images, tokens, train_key, parallel)[2]
+
+    def caption_targets(
+        self, logits: Logits, tokens: Tokens
+    ) -> tuple[
+        Float[Array, "batch places vocab"],
+        Int32[Array, "batch places"],
+        Bool[Array, "batch places"],
+    ]:
+        """Returns logits, the tokens that they predict, and which of these count.
+
+        Padding does not, nor does an id that the decoder has no logit for.
+
+        Args:
+            logits: of `caption_logits` or `forward_captioning`.
+            tokens: that these were given.
+        """
+        if self._decoder_kind(None) == "coca":
+            logits, tokens, pad_id = logits[:, :-1], tokens[:, 1:], self.config.text.pad_id
+        else:
+            pad_id = self.config.decoder.pad_id
+        ids = logits.shape[-1]
+        return logits, jnp.minimum(tokens, ids - 1), (tokens != pad_id) & (tokens < ids)
+
+    def _decoder_kind(self, parallel: Parallel) -> str:
+        decoder = self.config.decoder
+        if decoder is None:
+            raise UsageError("model.decoder is not set: this model does not predict captions.")
+        if parallel is not None and decoder.kind != "cappa":
+            raise UsageError(
+                f"model.decoder.kind={decoder.kind!r} predicts captions token by token; only "
+                "'cappa' can predict them in parallel."
+            )
+        return decoder.kind
 
 
 def _unit(x: Embeds) -> Embeds:

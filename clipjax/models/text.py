@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Bool, Float, Int32
 
 from clipjax.config import ComputeConfig, TextConfig
 from clipjax.core.partition import gather_table
@@ -14,7 +14,8 @@ class TextTransformer(nnx.Module):
     """Token and position embeddings, pre-norm blocks, one pooled vector, projection.
 
     No padding mask, as in CLIP: with causal attention the features at the end token see nothing
-    behind it; SigLIP trains with visible padding.
+    behind it; SigLIP trains with visible padding. Only CoCa's class token behind the text comes
+    with a mask, for all tokens.
     """
 
     def __init__(
@@ -27,10 +28,15 @@ class TextTransformer(nnx.Module):
             0.02 * nnx.initializers.normal(1.0)(rngs.params(), (config.vocab_size, width)),
             axes=("vocab", None),
         )
+        places = config.context_length + int(config.pool == "class")
         self.positions = nnx.Param(
-            0.01 * nnx.initializers.normal(1.0)(rngs.params(), (config.context_length, width)),
+            0.01 * nnx.initializers.normal(1.0)(rngs.params(), (places, width)),
             axes=(None, "embed"),
         )
+        if config.pool == "class":
+            self.class_token = nnx.Param(
+                0.01 * nnx.initializers.normal(1.0)(rngs.params(), (width,)), axes=(None,)
+            )
 
         def block(rngs: nnx.Rngs) -> Block:
             return Block(
@@ -67,12 +73,38 @@ class TextTransformer(nnx.Module):
             tokens: with fewer than `context_length` of them the result is the same as with padding
                 behind, if attention is causal and the end token is pooled.
         """
-        x = gather_table(self.embedding[...])[tokens] + self.positions[: tokens.shape[1]]
-        x = self.norm(self.blocks(x.astype(self.dtype)))
+        return self.pooled_and_tokens(tokens)[0]
+
+    def pooled_and_tokens(
+        self, tokens: Int32[Array, "batch tokens"]
+    ) -> tuple[Float[Array, "batch embed"], Float[Array, "batch tokens width"]]:
+        """Returns the embeddings, and the tokens that a decoder goes on from.
+
+        The tokens are normed, except beside a class token, where only that one is.
+        """
+        x = gather_table(self.embedding[...])[tokens]
+        if self.config.pool == "class":
+            shape = (len(tokens), 1, self.config.width)
+            x = jnp.concatenate([x, jnp.broadcast_to(self.class_token[...], shape)], axis=1)
+            x = (x + self.positions[: x.shape[1]]).astype(self.dtype)
+            x = self.blocks(x, self._seen(tokens))
+            return self._projected(self.norm(x[:, -1])), x[:, :-1]
+        x = (x + self.positions[: tokens.shape[1]]).astype(self.dtype)
+        seen = self.norm(self.blocks(x))
+        return self._projected(self._pooled(seen, tokens)), seen
+
+    def _seen(self, tokens: Int32[Array, "batch tokens"]) -> Bool[Array, "batch all"]:
+        """Returns which of the tokens and the class token behind them can be seen."""
+        shifted = self.config.class_mask == "shifted"
+        ends = ((0, 0), (1, 0)) if shifted else ((0, 0), (0, 1))
+        return jnp.pad(tokens != self.config.pad_id, ends, constant_values=True)
+
+    def _pooled(
+        self, x: Float[Array, "batch tokens width"], tokens: Int32[Array, "batch tokens"]
+    ) -> Float[Array, "batch width"]:
         if self.config.pool == "eot":
-            x = first_end(x, tokens, self.config.eot_id)
-        elif self.config.pool == "last":
-            x = x[:, -1]
-        else:
-            x = x.mean(axis=1)
+            return first_end(x, tokens, self.config.eot_id)
+        return x[:, -1] if self.config.pool == "last" else x.mean(axis=1)
+
+    def _projected(self, x: Float[Array, "batch width"]) -> Float[Array, "batch embed"]:
         return self.project(x) if self.config.projection else x

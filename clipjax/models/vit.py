@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from clipjax.config import ComputeConfig, ViTConfig
 from clipjax.models.layers.block import Block, Blocks, layer_norm
+from clipjax.models.layers.cross_attention import QueryPool
 from clipjax.models.layers.patch_dropout import kept_patches
 from clipjax.models.layers.pooling import AttentionPool, mean_of
 from clipjax.models.layers.positions import resampled, sincos2d
@@ -69,7 +70,8 @@ class ViT(nnx.Module):
             )
 
         self.blocks = Blocks(block, config.depth, compute=compute, rngs=rngs)
-        self.norm = layer_norm(width, config.norm_eps, dtype, rngs)
+        pooled_width = embed_dim if config.pool == "coca" else width
+        self.norm = layer_norm(pooled_width, config.norm_eps, dtype, rngs)
         if config.pool == "map":
             self.pool = AttentionPool(
                 width,
@@ -80,9 +82,19 @@ class ViT(nnx.Module):
                 dtype=dtype,
                 rngs=rngs,
             )
+        if config.pool == "coca":
+            self.pool = QueryPool(
+                embed_dim,
+                width,
+                config.pooler_heads,
+                queries=config.pooler_queries,
+                norm_eps=config.norm_eps,
+                dtype=dtype,
+                rngs=rngs,
+            )
         if config.projection:
             self.project = nnx.Linear(
-                width,
+                pooled_width,
                 embed_dim,
                 use_bias=config.projection_bias,
                 kernel_init=normal,
@@ -104,8 +116,42 @@ class ViT(nnx.Module):
                 images of any shape, whose positions are then resampled.
             train_key: in training, which patches are dropped.
         """
+        return self._pooled(*self.tokens(pixels, train_key))
+
+    def pooled_and_tokens(
+        self,
+        pixels: Float[Array, "batch height width 3"] | Patches,
+        train_key: Key[Array, ""] | None = None,
+    ) -> tuple[
+        Float[Array, "batch embed"],
+        Float[Array, "batch seen channels"],
+        Bool[Array, "batch seen"] | None,
+    ]:
+        """Returns the embeddings, the normed tokens that a decoder reads, and which of them count.
+
+        The tokens are those of the patches; with CoCa's pooler, what the queries after the first
+        have read.
+
+        Args:
+            pixels: as of a call.
+            train_key: as of a call.
+        """
         x, mask = self.tokens(pixels, train_key)
-        if self.config.pool == "map":
+        if self.config.pool == "coca":
+            x = self.norm(self.pool(x, mask))
+            return self._projected(x[:, 0]), x[:, 1:], None
+        first = int(self.config.pool == "cls")
+        seen = None if mask is None else mask[:, first:]
+        return self._pooled(x, mask), self.norm(x)[:, first:], seen
+
+    def _pooled(
+        self,
+        x: Float[Array, "batch seen channels"],
+        mask: Bool[Array, "batch seen"] | None,
+    ) -> Float[Array, "batch embed"]:
+        if self.config.pool == "coca":
+            x = self.norm(self.pool(x, mask)[:, 0])
+        elif self.config.pool == "map":
             x = self.pool(self.norm(x), mask)
         elif self.config.pool == "cls":
             x = self.norm(x[:, 0])
@@ -113,6 +159,9 @@ class ViT(nnx.Module):
             x = mean_of(self.norm(x), mask)
         else:
             x = self.norm(mean_of(x, mask))
+        return self._projected(x)
+
+    def _projected(self, x: Float[Array, "batch channels"]) -> Float[Array, "batch embed"]:
         return self.project(x) if self.config.projection else x
 
     def tokens(

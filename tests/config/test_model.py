@@ -1,6 +1,14 @@
 import pytest
 
-from clipjax.config import ConvNetConfig, DualEncoderConfig, TextConfig, ViTConfig
+from clipjax.config import (
+    CappaDecoderConfig,
+    CocaDecoderConfig,
+    ConvNetConfig,
+    DualEncoderConfig,
+    ModernTextConfig,
+    TextConfig,
+    ViTConfig,
+)
 
 
 @pytest.mark.parametrize(
@@ -70,5 +78,71 @@ def test_a_model_that_cannot_learn_is_refused(values, message):
         DualEncoderConfig(**values)
 
 
+def test_the_pooler_of_coca_has_the_width_of_the_shared_space():
+    image = ViTConfig(pool="coca", projection=False)
+    config = DualEncoderConfig(image=image, embed_dim=512)
+    assert config.image_token_width == 512
+    assert DualEncoderConfig().image_token_width == 768
+    with pytest.raises(ValueError, match=r"pooler_heads=8 does not divide embed_dim=500"):
+        DualEncoderConfig(image=image, embed_dim=500)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"image": ConvNetConfig(), "decoder": CocaDecoderConfig()},
+            r"'coca' reads the tokens of an image\.kind='vit', not of 'convnet'",
+        ),
+        ({"decoder": CocaDecoderConfig(width=256)}, r"width=256 must be text\.width=512"),
+        ({"decoder": CocaDecoderConfig()}, "must be the width of the image tokens, 768"),
+        (
+            {"text": ModernTextConfig(), "decoder": CocaDecoderConfig()},
+            "'transformer' or 'bert', not of 'modern'",
+        ),
+        (
+            {"decoder": CappaDecoderConfig()},
+            r"decoder\.vocab_size=32000 must be text\.vocab_size=49408: both take the same tokens",
+        ),
+        (
+            {"decoder": CappaDecoderConfig(vocab_size=49408)},
+            r"decoder\.context_length=64 must be text\.context_length=77",
+        ),
+    ],
+)
+def test_a_decoder_that_does_not_fit_its_towers_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        DualEncoderConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (CocaDecoderConfig, {"num_heads": 7}, "num_heads=7 does not divide width=512"),
+        (CocaDecoderConfig, {"vocab_size": 0}, "vocab_size=0 must be positive"),
+        (CocaDecoderConfig, {"depth": 0}, "depth=0 must be positive"),
+        (CappaDecoderConfig, {"parallel_share": 1.5}, r"parallel_share=1\.5 must be in \[0, 1\]"),
+        (CappaDecoderConfig, {"start_id": 32000}, "start_id=32000 must be an id below"),
+        (CappaDecoderConfig, {"num_heads": 7}, "num_heads=7 does not divide width=768"),
+    ],
+)
+def test_a_decoder_that_cannot_be_built_is_refused(kind, values, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**values)
+
+
 def test_patches_by_hand():
     assert ViTConfig(image_size=224, patch_size=16).num_patches == 196
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"pad_value": 256}, "pad_value=256"),
+        ({"resize_side": 223}, "must not be less than image.image_size=224"),
+        ({"resize_side": 256, "resize": "pad"}, "nothing is cut out"),
+    ],
+)
+def test_a_resizing_that_cannot_be_is_refused(fields, found):
+    with pytest.raises(ValueError, match=found):
+        DualEncoderConfig(**fields)

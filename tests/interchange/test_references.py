@@ -18,6 +18,7 @@ from clipjax.interchange.transfer import read_params, written
 from clipjax.models import Patches, param_shapes, with_params
 
 FILES = sorted((Path(__file__).parents[1] / "golden" / "towers").glob("*.npz"))
+CAPTIONING = [path for path in FILES if "caption_logits" in np.load(path).files]
 
 # The references are of float64. In float32 each of the some thirty sums in a row is off by a few
 # roundings of 6e-8 of a vector of length 1.
@@ -55,6 +56,17 @@ class Case:
         logits = jnp.exp(params["log_logit_scale"]) * image @ text.T
         return logits + params.get("logit_bias", 0.0), (image, text)
 
+    def caption_loss(self, params, images, tokens):
+        """Mean cross-entropy of the tokens that are not padding; 0 for a model without captions."""
+        if "caption_logits" not in self.stored:
+            return 0.0
+        model = with_params(self.config, params)
+        logits, targets, counted = model.caption_targets(
+            model.caption_logits(images, tokens), tokens
+        )
+        scores = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=2)
+        return -scores[..., 0].mean(where=counted)
+
 
 @pytest.fixture(scope="module", params=FILES, ids=lambda path: path.stem)
 def case(request, drawn_tensors):
@@ -69,8 +81,19 @@ def test_embeddings_and_logits_are_those_of_the_other_codebase(case):
     np.testing.assert_allclose(logits, case.stored["logits"], rtol=0, atol=EMBEDS * scale)
 
 
+@pytest.mark.parametrize("case", CAPTIONING, indirect=True, ids=lambda path: path.stem)
+def test_caption_logits_are_those_of_the_other_codebase(case):
+    image, text, logits = jax.jit(
+        lambda params, *inputs: with_params(case.config, params).forward_captioning(*inputs)
+    )(case.params, *case.inputs())
+    wanted = case.stored["caption_logits"]
+    np.testing.assert_allclose(logits, wanted, rtol=0, atol=EMBEDS * np.abs(wanted).max())
+    np.testing.assert_allclose(image, case.stored["image_embeds"], rtol=0, atol=EMBEDS)
+    np.testing.assert_allclose(text, case.stored["text_embeds"], rtol=0, atol=EMBEDS)
+
+
 def test_gradients_are_those_of_the_other_codebase(case):
-    """Of the contrastive loss, with respect to the pixels and to some parameters by their names."""
+    """Of the losses, with respect to the pixels and to some parameters by their names."""
 
     def loss(params, values):
         images, tokens = case.inputs()
@@ -83,12 +106,14 @@ def test_gradients_are_those_of_the_other_codebase(case):
         logits, _ = case.logits(params, images, tokens)
         n = jnp.arange(len(logits))
         rows, columns = jax.nn.log_softmax(logits, axis=1), jax.nn.log_softmax(logits, axis=0)
-        return -(rows[n, n].mean() + columns[n, n].mean()) / 2
+        contrastive = -(rows[n, n].mean() + columns[n, n].mean()) / 2
+        return contrastive + case.caption_loss(params, images, tokens)
 
     images, _ = case.inputs()
     values = images.values if isinstance(images, Patches) else images
     by_params, by_values = jax.jit(jax.grad(loss, argnums=(0, 1)))(case.params, values)
-    close(by_values, case.stored["grad_images"])
+    every = int(case.stored.get("grad_images_every", 1))
+    close(by_values[:, ::every, ::every], case.stored["grad_images"])
     wanted = {n.removeprefix("grad/"): g for n, g in case.stored.items() if n.startswith("grad/")}
     assert len(wanted) >= 2
     for entry in case.layout.entries:
@@ -106,17 +131,39 @@ def close(actual, expected):
     assert np.abs(actual - expected).max() <= GRADIENT * np.abs(expected).max()
 
 
+WRONG = {
+    "open_clip_resnet": ["batch_norm_eps=1e-5"],
+    "open_clip_convnext_linear": ["activation=quick_gelu", "activation=gelu_tanh"],
+    "open_clip_convnext_mlp": ["norm_eps=1e-3", "activation=quick_gelu", "activation=gelu_tanh"],
+}
+
+
+@pytest.mark.parametrize(
+    ("stem", "setting"), [(stem, setting) for stem, group in WRONG.items() for setting in group]
+)
+def test_a_wrong_setting_of_an_image_tower_is_seen(stem, setting, drawn_tensors, replace_in):
+    case = Case(FILES[0].with_name(f"{stem}.npz"), drawn_tensors)
+    name, _, value = setting.partition("=")
+    value = value if name == "activation" else float(value)
+    assert getattr(case.config.image, name) != value
+    case.config = replace_in(case.config, f"image.{name}", value)
+    embeds = jax.jit(lambda *x: case.logits(*x)[1])(case.params, *case.inputs())[0]
+    assert np.abs(np.asarray(embeds) - case.stored["image_embeds"]).max() > EMBEDS
+
+
 def test_what_is_written_is_what_was_read(case):
     for name, array in written(
         case.layout, case.config, {n: np.asarray(p) for n, p in case.params.items()}
     ):
         if name in case.layout.fixed:
             continue
+        assert array.shape == case.tensors.shapes()[name], name
         np.testing.assert_array_equal(array, case.tensors.read(name), err_msg=name)
 
 
 def test_every_parameter_has_one_place(case):
     ours = [entry.ours for entry in case.layout.entries]
+    ours += [entry.rest for entry in case.layout.entries if entry.rest is not None]
     assert sorted(ours) == sorted(param_shapes(case.config))
-    theirs = [name for entry in case.layout.entries for name in entry.theirs]
+    theirs = [(name, entry.piece) for entry in case.layout.entries for name in entry.theirs]
     assert len(theirs) == len(set(theirs))

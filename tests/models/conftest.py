@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from scipy.special import erf, expit
 
-from clipjax.config import ComputeConfig, ConvNetConfig, DualEncoderConfig, TextConfig, ViTConfig
+from clipjax.config import (
+    ComputeConfig,
+    ConvNetConfig,
+    DualEncoderConfig,
+    EvaConfig,
+    TextConfig,
+    ViTConfig,
+)
 from clipjax.models import init_params
 
 
@@ -117,6 +124,23 @@ def tiny_convnet(**fields):
     return ConvNetConfig(**(dict(image_size=16, widths=(4, 8, 12), depths=(1, 2, 1)) | fields))
 
 
+def tiny_eva(**fields):
+    return EvaConfig(
+        **(
+            dict(
+                image_size=16,
+                patch_size=4,
+                width=16,
+                depth=2,
+                num_heads=2,
+                mlp_dim=24,
+                rope_grid=2,
+            )
+            | fields
+        )
+    )
+
+
 def tiny_model(image=None, text=None, compute=None, **fields):
     return DualEncoderConfig(
         image=image or tiny_vit(),
@@ -163,6 +187,7 @@ def tiny():
         vit=tiny_vit,
         text=tiny_text,
         convnet=tiny_convnet,
+        eva=tiny_eva,
         model=tiny_model,
         params=moved_params,
         images=images,

@@ -29,11 +29,13 @@ def image_configs(tiny):
                 projection_bias=True,
             )
         ),
+        "vit-coca": tiny.model(tiny.vit(pool="coca", pooler_queries=5, pooler_heads=2)),
         "convnet": tiny.model(tiny.convnet()),
+        "eva": tiny.model(tiny.eva()),
     }
 
 
-IMAGE_NAMES = ("vit", "vit-map", "vit-mean", "vit-rotary", "convnet")
+IMAGE_NAMES = ("vit", "vit-map", "vit-mean", "vit-rotary", "vit-coca", "convnet", "eva")
 
 
 def image_encoder(config):
@@ -52,7 +54,7 @@ def some_tokens(config, count=3):
 
 def test_the_tests_know_every_tower(image_configs):
     assert {config.image.kind for config in image_configs.values()} == set(IMAGE_TOWERS)
-    assert set(TEXT_TOWERS) == {"transformer"}
+    assert set(TEXT_TOWERS) == {"transformer", "modern"}
 
 
 @pytest.mark.parametrize("name", IMAGE_NAMES)
@@ -70,7 +72,7 @@ def test_image_embeddings_are_float32_unit_vectors(name, dtype, image_configs, t
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("pool", ["eot", "last", "mean"])
+@pytest.mark.parametrize("pool", ["eot", "last", "mean", "class"])
 def test_text_embeddings_are_float32_unit_vectors(pool, dtype, tiny):
     config = tiny.model(text=tiny.text(pool=pool), compute={"dtype": dtype})
     embeds = text_encoder(config)(tiny.params(config), some_tokens(config))
@@ -142,7 +144,7 @@ def test_a_zero_embedding_has_finite_gradients(tiny):
 
 
 @pytest.mark.parametrize("scan", [False, True], ids=["unrolled", "scanned"])
-@pytest.mark.parametrize("name", ["vit", "vit-map", "vit-rotary", "convnet"])
+@pytest.mark.parametrize("name", ["vit", "vit-map", "vit-rotary", "vit-coca", "convnet"])
 def test_sharded_parameters_give_the_same_embeddings(name, scan, image_configs, tiny, mesh_222):
     """Parameters split over fsdp and tensor, the batch over data and fsdp."""
     config = image_configs[name]

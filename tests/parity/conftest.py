@@ -75,6 +75,12 @@ def _check_reference(path, arrays):
 
 
 @pytest.fixture(scope="session")
+def drawn_by_name():
+    """The function that draws a tensor by name and shape."""
+    return runpy.run_path(str(ROOT / "tests" / "interchange" / "conftest.py"))["drawn"]
+
+
+@pytest.fixture(scope="session")
 def towers(torch):
     """What fills a torch model with drawn tensors and stores what it computes: see `Towers`."""
     script = runpy.run_path(str(ROOT / "tests" / "interchange" / "conftest.py"))
@@ -86,7 +92,8 @@ class Towers:
 
     A reference holds the config, the inputs, unit-length embeddings, logits and gradients of the
     symmetric softmax loss with respect to the pixels (0 to 255) and to the parameters `grads`, by
-    their names; the first MOST_GRADIENT numbers of each. All in float64.
+    their names; the first MOST_GRADIENT numbers of each. All in float64. A model that captions has
+    the mean cross-entropy of its captions in the loss too.
     """
 
     MOST_GRADIENT = 300
@@ -132,11 +139,17 @@ class Towers:
         bias=0.0,
         grads,
         more=None,
+        every=1,
+        caption_logits=None,
+        pad_id=0,
     ):
         """Compares with the stored reference, or rewrites it (CLIPJAX_UPDATE_REFERENCES=1).
 
         `inputs` are arrays by name ("images" or "patches/...", and "tokens"), `embeds` the two
-        embeddings before they are made unit length, `scale` the multiplier of the cosines.
+        embeddings before they are made unit length, `scale` the multiplier of the cosines. Of the
+        gradient of the pixels, each `every`-th row and column is stored: of large images it is most
+        of the file.
+        `caption_logits` are those of the token behind each place; `pad_id` is not predicted.
         """
         from clipjax.config import to_json_dict
 
@@ -148,6 +161,11 @@ class Towers:
             torch.nn.functional.cross_entropy(logits, labels)
             + torch.nn.functional.cross_entropy(logits.T, labels)
         ) / 2
+        if caption_logits is not None:
+            targets = torch.from_numpy(inputs["tokens"][:, 1:]).long()
+            predicted = caption_logits[:, :-1].transpose(1, 2)
+            loss = loss + torch.nn.functional.cross_entropy(predicted, targets, ignore_index=pad_id)
+            more = {"caption_logits": caption_logits.detach().numpy(), **(more or {})}
         loss.backward()
         parameters = dict(model.named_parameters())
         arrays = {
@@ -157,7 +175,8 @@ class Towers:
             "image_embeds": image.detach().numpy(),
             "text_embeds": text.detach().numpy(),
             "logits": logits.detach().numpy(),
-            "grad_images": pixels.grad.numpy(),
+            "grad_images": pixels.grad.numpy()[:, ::every, ::every],
+            "grad_images_every": np.array(every),
             **{
                 f"grad/{n}": parameters[n].grad.numpy().reshape(-1)[: self.MOST_GRADIENT]
                 for n in grads

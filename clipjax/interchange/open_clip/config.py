@@ -10,12 +10,25 @@ from typing import Any
 
 from clipjax.config import DualEncoderConfig, UserError, did_you_mean, to_json_dict
 from clipjax.config.model import ComputeConfig
-from clipjax.interchange.open_clip import config_timm_vit, config_transformer
+from clipjax.interchange.open_clip import (
+    config_coca,
+    config_hf_text,
+    config_resnet,
+    config_timm,
+    config_timm_vit,
+    config_transformer,
+)
 from clipjax.interchange.open_clip.families import ImageFamily, Model, TextFamily
 from clipjax.interchange.open_clip.sections import Section
 
-IMAGE_FAMILIES: list[ImageFamily] = [config_timm_vit.FAMILY, config_transformer.IMAGE]
-TEXT_FAMILIES: list[TextFamily] = [config_transformer.TEXT]
+IMAGE_FAMILIES: list[ImageFamily] = [
+    config_timm_vit.FAMILY,
+    config_timm.CONVNEXT,
+    config_timm.EVA,
+    config_resnet.FAMILY,
+    config_transformer.IMAGE,
+]
+TEXT_FAMILIES: list[TextFamily] = [config_hf_text.FAMILY, config_transformer.TEXT]
 """The first one that reads a section, or writes a tower, does it."""
 
 _RESIZE = {"shortest": "crop", "squash": "squash", "longest": "pad"}
@@ -44,17 +57,20 @@ def from_open_clip(
     model = Model(
         embed_dim=top.take("embed_dim", int, 0), quick_gelu=top.take("quick_gelu", bool, False)
     )
-    if "multimodal_cfg" in top:
-        raise UserError(f"{top.where}.multimodal_cfg: models with a decoder are not supported.")
+    decoder = None
+    if top.take_or_none("multimodal_cfg", dict) is not None:
+        section = Section(top.peek("multimodal_cfg"), f"{top.where}.multimodal_cfg")
+        decoder = config_coca.read(section, model)
     vision = Section(top.take("vision_cfg", dict, {}), f"{top.where}.vision_cfg")
     text = Section(top.take("text_cfg", dict, {}), f"{top.where}.text_cfg")
     image_family = _first(IMAGE_FAMILIES, vision, "timm_model_name")
     text_family = _first(TEXT_FAMILIES, text, "hf_model_name")
     custom_text = top.take("custom_text", bool, False) or text_family.custom_text
+    custom_text = custom_text or decoder is not None
     bias = top.take_or_none("init_logit_bias", float)
     scale = top.take_or_none("init_logit_scale", float)
     top.only(nonscalar_logit_scale=(False,))
-    top.ignore("cast_dtype", "output_dict", "multimodal_cfg")
+    top.ignore("cast_dtype", "output_dict")
     top.done()
     try:
         config = DualEncoderConfig(
@@ -64,7 +80,9 @@ def from_open_clip(
             # A logarithm has lost the last digits: those of a number that a person wrote are fewer.
             init_logit_scale=_SCALE if scale is None else float(f"{math.exp(scale):.13g}"),
             init_logit_bias=bias,
+            decoder=decoder,
         )
+        config = config_coca.with_vocabulary(config, text)
     except ValueError as error:
         raise UserError(f"{source}: {error}.") from error
     vision.done()
@@ -89,7 +107,8 @@ def to_open_clip(config: DualEncoderConfig, *, custom_text: bool | None = None) 
     """
     image_family = next((f for f in IMAGE_FAMILIES if f.writes(config)), None)
     text_family = next((f for f in TEXT_FAMILIES if f.writes(config)), None)
-    if image_family is None or text_family is None or config.decoder is not None:
+    readable = config.decoder is None or config.decoder.kind == "coca"
+    if image_family is None or text_family is None or not readable:
         raise UserError(
             f"open_clip's config has no model with model.image.kind={config.image.kind!r}, "
             f"model.text.kind={config.text.kind!r} and model.decoder="
@@ -114,6 +133,8 @@ def to_open_clip(config: DualEncoderConfig, *, custom_text: bool | None = None) 
         model_cfg["custom_text"] = True
     model_cfg["vision_cfg"] = image_family.write(config)
     model_cfg["text_cfg"] = text_family.write(config)
+    if config.decoder is not None:
+        model_cfg |= config_coca.write(config)
     document = {"model_cfg": model_cfg, "preprocess_cfg": _preprocessing(config)}
     _check_same(config, from_open_clip(document["model_cfg"], document["preprocess_cfg"])[0])
     return document

@@ -126,6 +126,7 @@ def _read_text(section: Section, model: Model) -> TextConfig:
         mlp_dim=int(width * section.take("mlp_ratio", float, 4.0)),
         causal=not section.take("no_causal_mask", bool, False),
         pool=pool,
+        class_mask="shifted" if pool == "class" else "exact",
         projection=section.choose("proj_type", {"linear": True, "none": False}, "linear"),
         projection_bias=section.take("proj_bias", bool, False),
         layer_scale=section.take_or_none("ls_init_value", float),

@@ -97,9 +97,12 @@ def taken(rotary: Rotary, places: Int[Array, "batch kept"]) -> Rotary:
 def turned(
     x: Float[Array, "batch tokens heads channels"], rotary: Rotary
 ) -> Float[Array, "batch tokens heads channels"]:
-    """Returns queries or keys turned; neighbouring channels are a pair."""
-    cos = jnp.asarray(rotary.cos, x.dtype)[..., :, None, :]
-    sin = jnp.asarray(rotary.sin, x.dtype)[..., :, None, :]
-    even, odd = x[..., 0::2], x[..., 1::2]
+    """Returns queries or keys turned; neighbouring channels are a pair.
+
+    The turn is worked out in float32, and rounded once.
+    """
+    cos = jnp.asarray(rotary.cos)[..., :, None, :]
+    sin = jnp.asarray(rotary.sin)[..., :, None, :]
+    even, odd = x[..., 0::2].astype(cos.dtype), x[..., 1::2].astype(cos.dtype)
     pairs = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
-    return pairs.reshape(x.shape)
+    return pairs.reshape(x.shape).astype(x.dtype)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from clipjax.models.layers.rotary import (
+    Rotary,
     rotary_1d,
     rotary_2d,
     rotary_at,
@@ -13,21 +14,85 @@ from clipjax.models.layers.rotary import (
 )
 
 
-def test_turns_are_the_formula_number_by_number():
-    rotary = rotary_2d(2, 3, 8)
-    assert rotary.cos.shape == (6, 4)
-    for row in range(2):
-        for column in range(3):
-            angles = [row, row * 10_000**-0.5, column, column * 10_000**-0.5]
-            np.testing.assert_allclose(rotary.cos[3 * row + column], np.cos(angles), atol=1e-6)
-            np.testing.assert_allclose(rotary.sin[3 * row + column], np.sin(angles), atol=1e-6)
+def drawn(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def test_a_grid_of_another_size_is_stretched_to_the_one_of_training():
-    stretched, fine = rotary_2d(2, 4, 8, grid=8), rotary_2d(8, 8, 8)
-    places = [8 * r + c for r in (0, 4) for c in (0, 2, 4, 6)]
-    np.testing.assert_allclose(stretched.cos, fine.cos[places], atol=1e-6)
-    np.testing.assert_allclose(stretched.sin, fine.sin[places], atol=1e-6)
+def angles(rotary):
+    return np.arctan2(rotary.sin, rotary.cos)
+
+
+def wrapped(x):
+    return np.angle(np.exp(1j * np.asarray(x)))
+
+
+def test_neighbouring_channels_are_a_complex_number_that_is_turned():
+    x, rotary = drawn(2, 5, 3, 8), rotary_1d(5, 8, 100.0)
+    z = x[..., 0::2].astype(np.float64) + 1j * x[..., 1::2]
+    z = z * np.exp(1j * np.arange(5)[:, None] * 100.0 ** (-np.arange(4) / 4))[:, None]
+    out = np.asarray(turned(jnp.asarray(x), rotary))
+    np.testing.assert_allclose(out[..., 0::2], z.real, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(out[..., 1::2], z.imag, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("distance", [0, 1, 7])
+def test_a_product_of_turned_vectors_depends_on_the_distance_only(distance):
+    query, key = drawn(1, 1, 1, 8), drawn(1, 1, 1, 8, seed=1)
+    rotary = rotary_1d(20, 8, 10_000.0)
+
+    def at(x, place):
+        row = slice(place, place + 1)
+        return turned(jnp.asarray(x), Rotary(cos=rotary.cos[row], sin=rotary.sin[row])).ravel()
+
+    products = [float(at(query, i) @ at(key, i + distance)) for i in range(12)]
+    np.testing.assert_allclose(products, products[0], rtol=1e-5, atol=1e-5)
+    if distance == 0:
+        assert products[0] == pytest.approx(float(query.ravel() @ key.ravel()), abs=1e-5)
+
+
+def test_half_of_the_pairs_turn_with_the_row_and_half_with_the_column():
+    """By hand: 2 x 3 patches, heads of 8 channels, frequencies 1 and 1 / 100."""
+    found = angles(rotary_2d(2, 3, 8))
+    rows, columns = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 1, 2, 0, 1, 2])
+    expected = np.stack([rows, rows / 100, columns, columns / 100], axis=1)
+    np.testing.assert_allclose(found, wrapped(expected), atol=1e-6)
+
+
+def test_a_larger_grid_is_squeezed_onto_the_one_of_training():
+    """Every second patch of 4 x 8 stands where a patch of 2 x 4 stands, both seen as 2 x 2."""
+    small = rotary_2d(2, 4, 8, grid=2).cos.reshape(2, 4, 4)
+    large = rotary_2d(4, 8, 8, grid=2).cos.reshape(4, 8, 4)
+    np.testing.assert_allclose(large[::2, ::2], small, atol=1e-6)
+    same = rotary_2d(3, 3, 8, grid=3)
+    np.testing.assert_array_equal(same.sin, rotary_2d(3, 3, 8).sin)
+
+
+def test_tokens_in_front_are_not_turned():
+    x = jnp.asarray(drawn(2, 6, 1, 8))
+    rotary = rotary_2d(2, 2, 8)
+    out = turned(x, unturned_before(rotary, 2))
+    np.testing.assert_array_equal(out[:, :2], x[:, :2])
+    np.testing.assert_array_equal(out[:, 2:], turned(x[:, 2:], rotary))
+
+
+def test_patches_that_are_kept_keep_their_turns():
+    x, rotary = jnp.asarray(drawn(2, 4, 3, 8)), rotary_2d(2, 2, 8)
+    places = jnp.asarray([[1, 3], [0, 2]])
+    kept = jnp.take_along_axis(x, places[..., None, None], axis=1)
+    expected = jnp.take_along_axis(turned(x, rotary), places[..., None, None], axis=1)
+    np.testing.assert_array_equal(turned(kept, taken(rotary, places)), expected)
+    behind = turned(jnp.pad(kept, ((0, 0), (1, 0), (0, 0), (0, 0))), unturned_before(
+        taken(rotary, places), 1
+    ))  # fmt: skip
+    np.testing.assert_array_equal(behind[:, 1:], expected)
+
+
+def test_a_turn_is_rounded_once():
+    """A sine rounded to bfloat16 would place far tokens elsewhere."""
+    x, rotary = jnp.asarray(drawn(1, 50, 1, 16), jnp.bfloat16), rotary_1d(50, 16, 10_000.0)
+    exact = turned(x.astype(jnp.float32), rotary)
+    assert turned(x, rotary).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(turned(x, rotary), exact.astype(jnp.bfloat16))
 
 
 def test_patches_anywhere_turn_like_those_of_the_grid_with_their_place():
@@ -46,42 +111,14 @@ def test_padding_may_be_anywhere(dtype):
     assert np.isfinite(at.sin).all()
 
 
-def test_scores_depend_on_the_distance_only():
-    """The reason for it all: query at 3 and key at 5 is query at 10 and key at 12."""
-    rng = np.random.default_rng(0)
-    query, key = jnp.asarray(rng.normal(size=(2, 1, 1, 1, 8)), jnp.float32)
-    rotary = rotary_1d(20, 8, 10_000.0)
-
-    def score(at, to):
-        one, other = (
-            turned(x, taken(rotary, jnp.array([[i]]))) for x, i in ((query, at), (key, to))
-        )
-        return float((one * other).sum())
-
-    assert score(3, 5) == pytest.approx(score(10, 12), rel=1e-4)
-    assert abs(score(3, 5) - score(5, 3)) > 1e-3
-    assert score(4, 4) == pytest.approx(float((query * key).sum()), rel=1e-5)
-
-
-def test_a_turn_keeps_the_length_and_the_identity_leaves_all():
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 3, 8)), jnp.float32)
-    out = turned(x, rotary_2d(2, 3, 8))
-    np.testing.assert_allclose(np.linalg.norm(out, axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-5)
-    np.testing.assert_allclose(out[:, 0], x[:, 0])
-    assert np.abs(out[:, 1:] - x[:, 1:]).max() > 0.1
-
-
-@pytest.mark.parametrize("batched", [False, True])
-def test_tokens_in_front_do_not_turn_and_taken_ones_keep_their_turn(batched):
-    places = jnp.stack([jnp.argwhere(jnp.ones((2, 3)))] * 2)
-    rotary = rotary_at(places, 8) if batched else rotary_2d(2, 3, 8)
-    keep = jnp.array([[0, 4], [2, 5]])
-    grid = rotary_2d(2, 3, 8)
-    some = taken(rotary, keep)
-    np.testing.assert_allclose(some.cos, grid.cos[keep], atol=1e-6)
-    np.testing.assert_allclose(some.sin, grid.sin[keep], atol=1e-6)
+def test_kept_patches_of_images_of_several_shapes_keep_their_turns():
+    places = jnp.stack([jnp.argwhere(jnp.ones((2, 3))), jnp.argwhere(jnp.ones((3, 2)))])
+    some = taken(rotary_at(places, 8), jnp.array([[0, 4], [2, 5]]))
     front = unturned_before(some, 2)
-    assert front.cos.shape == (2, 4, 4)
+    for example, (grid, keep) in enumerate(
+        ((rotary_2d(2, 3, 8), [0, 4]), (rotary_2d(3, 2, 8), [2, 5]))
+    ):
+        np.testing.assert_allclose(front.cos[example, 2:], grid.cos[keep], atol=1e-6)
+        np.testing.assert_allclose(front.sin[example, 2:], grid.sin[keep], atol=1e-6)
     assert (np.asarray(front.cos[:, :2]) == 1).all()
     assert (np.asarray(front.sin[:, :2]) == 0).all()
-    np.testing.assert_array_equal(front.sin[:, 2:], some.sin)
