@@ -122,8 +122,8 @@ class Bert(nnx.Module):
         if self.config.pool == "mean":
             return mean_of(x, mask)
         if self.config.pool == "max":
-            # By its place: the gradient of a maximum compares values, which XLA may compute twice and
-            # round differently, and is NaN where none is equal.
+            # By its place: the gradient of a maximum compares values, which XLA may compute twice
+            # and round differently, and is NaN where none is equal.
             place = jnp.where(mask[..., None], x, -jnp.inf).argmax(axis=1, keepdims=True)
             return jnp.take_along_axis(x, place, axis=1)[:, 0]
         return jnp.tanh(self.pooler(x[:, 0])) if self.config.pool == "pooler" else x[:, 0]

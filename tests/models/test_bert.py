@@ -1,4 +1,4 @@
-"""The encoder against a float64 one written from the papers, and what masking and positions mean."""
+"""The encoder against a float64 one written from the papers; what masking and positions mean."""
 
 import dataclasses
 import itertools
@@ -230,5 +230,5 @@ def test_a_config_that_cannot_be_is_refused(fields, message):
 
 
 def test_without_projection_the_space_has_the_towers_width(tiny):
-    with pytest.raises(ValueError, match="embed_dim=8 to be text.width=16"):
+    with pytest.raises(ValueError, match=r"embed_dim=8 to be text\.width=16"):
         tiny.model(text=bert(projection="none"))
