@@ -1,4 +1,4 @@
-"""The encoder against one in float64 from the papers, and what masking and positions mean."""
+"""The encoder against a float64 one written from the papers; what masking and positions mean."""
 
 import dataclasses
 import itertools
