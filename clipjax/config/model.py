@@ -69,19 +69,9 @@ class DualEncoderConfig:
             raise ValueError(f"init_logit_scale={self.init_logit_scale} must be positive")
 
     def _check_widths(self) -> None:
-        image, text = self.image, self.text
-        pooler = isinstance(image, ViTConfig) and image.pool == "coca"
-        if isinstance(image, ViTConfig) and pooler and self.embed_dim % image.pooler_heads:
-            raise ValueError(
-                f"image.pooler_heads={image.pooler_heads} does not divide "
-                f"embed_dim={self.embed_dim}, the width of the pooler"
-            )
-        bare_image = isinstance(image, ViTConfig) and not (image.projection or pooler)
-        if bare_image and image.width != self.embed_dim:
-            raise ValueError(
-                f"image.projection=False needs embed_dim={self.embed_dim} to be "
-                f"image.width={image.width}"
-            )
+        if isinstance(self.image, ViTConfig):
+            _check_vit(self.image, self.embed_dim)
+        text = self.text
         bare = (
             not text.projection
             if isinstance(text, TextConfig)
@@ -126,6 +116,19 @@ class DualEncoderConfig:
         """Channels of what a decoder reads of an image."""
         assert isinstance(self.image, ViTConfig)
         return self.embed_dim if self.image.pool == "coca" else self.image.width
+
+
+def _check_vit(image: ViTConfig, embed_dim: int) -> None:
+    if image.pool == "coca":
+        if embed_dim % image.pooler_heads:
+            raise ValueError(
+                f"image.pooler_heads={image.pooler_heads} does not divide embed_dim={embed_dim}, "
+                "the width of the pooler"
+            )
+    elif not image.projection and image.width != embed_dim:
+        raise ValueError(
+            f"image.projection=False needs embed_dim={embed_dim} to be image.width={image.width}"
+        )
 
 
 def _check_same(decoder: CappaDecoderConfig, text: TextTowerConfig, *fields: str) -> None:
