@@ -11,8 +11,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from clipjax.inference.load import Model, load
+    from clipjax.models.listing import list_models
 
-__all__ = ["Model", "__version__", "load"]
+__all__ = ["Model", "__version__", "list_models", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from clipjax.inference import load as module
 
         return getattr(module, name)
+    if name == "list_models":
+        from clipjax.models.listing import list_models
+
+        return list_models
     raise AttributeError(f"module 'clipjax' has no attribute {name!r}")

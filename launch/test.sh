@@ -5,7 +5,7 @@
 #   bash launch/test.sh --fast                # without the slow tests
 #   bash launch/test.sh --parity              # recomputes the stored references with torch,
 #                                             # open_clip and transformers, in a third environment
-#   bash launch/test.sh tests/data -k emoji   # further arguments go to pytest
+#   bash launch/test.sh tests/data -k emoji   # further arguments go to pytest, in one process
 #   DRY_RUN=1 bash launch/test.sh             # print the commands, run nothing
 #
 #   PYTHON=               interpreter to use (default python3; 3.11 or newer)
@@ -37,10 +37,20 @@ for argument in "$@"; do
   esac
 done
 
-marks="not parity"
-[[ -z $parity ]] || marks="parity"
-[[ -z $fast ]] || marks="not slow and $marks"
-[[ -n $chosen ]] || arguments=(-m "$marks" "${arguments[@]}")
+# Tests share the cores, but for those that watch the clock or take all cores, and parity, which
+# measures: these run one after another.
+parallel=()
+if [[ -z $chosen && -z $parity && ${#arguments[@]} -eq 0 ]]; then
+  marks="not serial and not parity"
+  [[ -z $fast ]] || marks="not slow and not parity"
+  parallel=(-m "$marks" -n auto --maxprocesses 8 --dist loadfile)
+  arguments=(-m "serial and not parity")
+elif [[ -z $chosen ]]; then
+  marks="not parity"
+  [[ -z $parity ]] || marks="parity"
+  [[ -z $fast ]] || marks="not slow and $marks"
+  arguments=(-m "$marks" "${arguments[@]}")
+fi
 
 STEPS=3
 step "environment"
@@ -64,6 +74,17 @@ step "tests"
 cache=${XDG_CACHE_HOME:-${HOME:-.}/.cache}/clipjax/jax-cache
 command=(env HF_HUB_OFFLINE=1 JAX_PLATFORMS=cpu
   "JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$cache}"
-  "$venv/bin/python" -m pytest "${arguments[@]}")
+  "$venv/bin/python" -m pytest)
+status=0
+if [[ ${#parallel[@]} -gt 0 ]]; then
+  run "${command[@]}" "${parallel[@]}" || status=$?
+  [[ -z $fast && $status -le 1 ]] || exit "$status"
+fi
+command+=("${arguments[@]}")
+if [[ $status -ne 0 ]]; then
+  # Both halves are seen before the script fails.
+  "${command[@]}" || true
+  exit "$status"
+fi
 # exec, so that a signal reaches pytest.
 if dry_run; then run "${command[@]}"; else exec "${command[@]}"; fi

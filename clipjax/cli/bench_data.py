@@ -46,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scaling",
         action="store_true",
-        help="instead of a rival: ours with one thread and with two, by wall clock",
+        help="instead of a rival: ours with one thread, with two, and with two processes",
     )
     parser.add_argument(
         "--mode",
@@ -156,24 +156,35 @@ def _scaling(options: dict[str, Any], rounds: int) -> dict[str, Any]:
     with (
         _ours("one_thread", {**options, "workers": 1}) as one,
         _ours("two_threads", {**options, "workers": 2}) as two,
+        _processes("two_processes", {**options, "workers": 2}) as processes,
     ):
-        warm_up((one, two))
-        rows = take_turns((one, two), rounds)
+        loaders = (one, two, processes)
+        warm_up(loaders)
+        rows = take_turns(loaders, rounds)
         version = one.ask("report")["version"]
+        processes.ask("close")
+    names = [loader.name for loader in loaders]
+    against = statistics.median(
+        row["two_threads_images_per_second"] / row["two_processes_images_per_second"]
+        for row in rows
+    )
     rates = [f"{worker.name}_images_per_second" for worker in (one, two)]
     ratios = [row[rates[1]] / row[rates[0]] for row in rows]
     low, high = median_interval(ratios)
     figures = {
         "ratio": statistics.median(ratios),
         "ratio_interval": [low, high],
+        "threads_over_processes": against,
         "rows": rows,
-        "images_per_second": _rates(rows, [one.name, two.name]),
+        "images_per_second": _rates(rows, names),
         **_circumstances(options, rounds, [version], load_before),
     }
     print(
         f"images/s with one thread {_median(rows, rates[0]):.0f}, with two "
         f"{_median(rows, rates[1]):.0f}: ratio {figures['ratio']:.2f} (95 % interval {low:.2f} to "
-        f"{high:.2f}, {rounds} rounds)"
+        f"{high:.2f}, {rounds} rounds); two processes with shared memory "
+        f"{_median(rows, 'two_processes_images_per_second'):.0f}, two threads are {against:.2f} of "
+        "that"
     )
     _print_load(figures)
     return figures
@@ -213,6 +224,10 @@ def _vocabulary() -> str:
 
 def _ours(name: str, options: dict[str, Any]) -> Worker:
     return Worker(name, ["-m", "clipjax.cli.bench_data_ours"], options, _cpus())
+
+
+def _processes(name: str, options: dict[str, Any]) -> Worker:
+    return Worker(name, ["-m", "clipjax.cli.bench_data_processes"], options, _cpus())
 
 
 def _cpus() -> int:

@@ -48,18 +48,18 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         from clipjax.evals.report import table, to_json
         from clipjax.evals.retrieval import Retrieval
         from clipjax.evals.tasks import make_tasks
-        from clipjax.inference.load import checkpoint_config, load, pick_checkpoint
+        from clipjax.inference.load import load
+        from clipjax.interchange.run_directory import checkpoint_config, pick_checkpoint
 
         def say(text: str) -> None:
             if jax.process_index() == 0:
                 print(text, file=sys.stderr, flush=True)
 
         reader, step = pick_checkpoint(args.workdir, args.step)
-        config = other or apply_overrides(
-            to_config_dict(checkpoint_config(reader, step)), args.overrides
-        )
+        saved = checkpoint_config(reader, step)
+        config = other or apply_overrides(to_config_dict(saved), args.overrides)
         config = _only(config, args.tasks)
-        tasks = make_tasks(config.evals, config.data, say=say)
+        tasks = make_tasks(config.evals, config.data, saved.model, say=say)
         if args.picture and not any(isinstance(task, Retrieval) for task in tasks.values()):
             raise UsageError("--picture needs a retrieval task among those that are evaluated.")
         model = load(args.workdir, step=step, all_devices=True, batch_size=config.evals.batch_size)

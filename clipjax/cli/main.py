@@ -20,7 +20,10 @@ COMMANDS = {
     "train": ("clipjax.cli.train", "train a dual encoder, or go on where a run stopped", True),
     "evaluate": ("clipjax.cli.evaluate", "score a trained model on zero-shot tasks", True),
     "inspect": ("clipjax.cli.inspect", "show what a run is, without running it", True),
+    "models": ("clipjax.cli.models", "list the published models that have a preset", False),
     "data": ("clipjax.cli.data", "make, check, describe and measure shards; show batches", True),
+    "convert": ("clipjax.cli.convert", "write a model in the files of another codebase", False),
+    "push": ("clipjax.cli.push", "send a folder of weights to the Hugging Face Hub", False),
     "doctor": ("clipjax.cli.doctor", "check this machine, and that a model can learn", True),
     "bench": ("clipjax.cli.bench", "measure speed, interleaved with a rival", False),
 }

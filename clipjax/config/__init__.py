@@ -32,7 +32,9 @@ from clipjax.config.text_towers import (
 )
 from clipjax.config.train import (
     CheckpointConfig,
+    InitConfig,
     LogConfig,
+    LoraConfig,
     LossConfig,
     MeshConfig,
     OptimConfig,
@@ -57,7 +59,9 @@ __all__ = [
     "EvaConfig",
     "EvalsConfig",
     "ImageConfig",
+    "InitConfig",
     "LogConfig",
+    "LoraConfig",
     "LossConfig",
     "MeshConfig",
     "MixtureConfig",

@@ -12,6 +12,8 @@ class ViTConfig:
 
     Attributes:
         image_size: side of the square input in pixels.
+        crop_remainder: pixels at the right and at the bottom that fill no patch are left out;
+            without it such an `image_size` is refused.
         pool: class token; mean over patches; one attention head with a learned query (MAP); or
             CoCa's attentional pooler, whose first query is the image and whose others are what a
             decoder reads.
@@ -25,11 +27,13 @@ class ViTConfig:
         patch_dropout: share of the patches left out in training (FLIP).
         pooler_queries: of CoCa's pooler.
         pooler_heads: of CoCa's pooler.
+        qkv_bias: of the maps to queries, keys and values in the blocks.
         projection: linear map to the shared space; without it `embed_dim` must equal `width`.
     """
 
     kind: Literal["vit"] = "vit"
     image_size: int = 224
+    crop_remainder: bool = False
     patch_size: int = 32
     width: int = 768
     depth: int = 12
@@ -46,7 +50,9 @@ class ViTConfig:
     pooler_queries: int = 256
     pooler_heads: int = 8
     patch_bias: bool = False
+    qkv_bias: bool = True
     projection: bool = True
+    projection_bias: bool = False
     activation: Activation = "gelu"
     norm_eps: float = 1e-5
 
@@ -62,9 +68,14 @@ class ViTConfig:
             pooler_heads=self.pooler_heads,
         )
         check_heads(self.width, self.num_heads)
-        if self.image_size % self.patch_size:
+        if self.image_size < self.patch_size:
             raise ValueError(
-                f"patch_size={self.patch_size} does not divide image_size={self.image_size}"
+                f"image_size={self.image_size} is less than patch_size={self.patch_size}"
+            )
+        if self.image_size % self.patch_size and not self.crop_remainder:
+            raise ValueError(
+                f"patch_size={self.patch_size} does not divide image_size={self.image_size}; "
+                "crop_remainder=True leaves out what fills no patch"
             )
         if self.positions == "sincos2d" and self.width % 4:
             raise ValueError(f"positions='sincos2d' needs width divisible by 4, got {self.width}")
@@ -207,17 +218,22 @@ class EfficientNetConfig:
         width_factor: multiplies the channels of B0.
         depth_factor: multiplies the blocks of each stage of B0, rounded up.
         channels_divisor: channels are rounded to a multiple of it.
+        symmetric_padding: blocks whose stride pads both sides of the map alike; TensorFlow does so
+            where the side is odd. The others have one zero more at the end.
+        head: a last convolution to 1280 channels of B0, with batch norm, before the mean.
         batch_norm_momentum: share of a batch in the running statistics.
         frozen_batch_norm: normalise by the running statistics in training too, and keep them.
-        projection: linear map to the shared space; without it `embed_dim` must equal the last
-            channels.
+        projection: linear map to the shared space; without it `embed_dim` must equal
+            `out_channels`.
     """
 
     kind: Literal["efficientnet"] = "efficientnet"
-    image_size: int = 600
+    image_size: int = 289
     width_factor: float = 2.0
     depth_factor: float = 3.1
     channels_divisor: int = 8
+    symmetric_padding: tuple[int, ...] = ()
+    head: bool = False
     batch_norm_eps: float = 1e-3
     batch_norm_momentum: float = 0.01
     frozen_batch_norm: bool = False
@@ -231,6 +247,22 @@ class EfficientNetConfig:
                 "positive"
             )
 
+    def scaled(self, channels: int) -> int:
+        """Returns the channels of a layer that has so many in B0.
+
+        >>> EfficientNetConfig(width_factor=1.4).scaled(24)
+        32
+        """
+        divisor, wanted = self.channels_divisor, channels * self.width_factor
+        rounded = max(divisor, int(wanted + divisor / 2) // divisor * divisor)
+        # Rounding takes away a tenth at most.
+        return rounded + divisor if rounded < 0.9 * wanted else rounded
+
+    @property
+    def out_channels(self) -> int:
+        """Channels that the mean is taken of."""
+        return self.scaled(1280 if self.head else 320)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaConfig:
@@ -239,15 +271,13 @@ class EvaConfig:
     Attributes:
         image_size: side of the square input in pixels.
         mlp_dim: hidden units of an MLP; with `swiglu`, of each of its two halves.
-        swiglu: gated MLP, silu(gate) * value.
-        fused_mlp: the two halves of a gated MLP are one matrix.
-        mlp_norm: LayerNorm between the two layers of an MLP (sub-LN).
+        swiglu: gated MLP, silu(gate) * value; `activation` is that of a plain one.
+        mlp_norm: LayerNorm between the two layers of a gated MLP (sub-LN).
         attention_norm: LayerNorm between attention and its output projection (sub-LN).
         post_norm: LayerNorm after attention and MLP instead of before (EVA02-E).
         rope: rotary positions in two dimensions beside the learned ones.
         rope_grid: side of the grid that the rotary positions were trained on.
-        fused_qkv: queries, keys and values are one matrix, the bias of keys is zero and absent
-            either way.
+        fused_qkv: files hold queries, keys and values as one matrix; the model is the same.
         pool: class token, or mean over patches.
     """
 
@@ -259,7 +289,6 @@ class EvaConfig:
     num_heads: int = 12
     mlp_dim: int = 2048
     swiglu: bool = True
-    fused_mlp: bool = False
     mlp_norm: bool = True
     attention_norm: bool = True
     post_norm: bool = False
@@ -288,6 +317,13 @@ class EvaConfig:
             )
         if not 0 <= self.patch_dropout < 1:
             raise ValueError(f"patch_dropout={self.patch_dropout} must be in [0, 1)")
+        if self.mlp_norm and not self.swiglu:
+            raise ValueError("mlp_norm=True needs swiglu=True: a plain MLP has no norm inside")
+        if self.rope and self.width // self.num_heads % 4:
+            raise ValueError(
+                "rope=True needs heads of a width divisible by 4, got "
+                f"{self.width // self.num_heads}"
+            )
 
     @property
     def num_patches(self) -> int:

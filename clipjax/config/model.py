@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from clipjax.config.fields import Remat, check_positive
-from clipjax.config.image_towers import ImageConfig, ViTConfig
+from clipjax.config.image_towers import EfficientNetConfig, ImageConfig, ViTConfig
 from clipjax.config.text_towers import (
     BertConfig,
     CappaDecoderConfig,
@@ -22,8 +22,8 @@ class ComputeConfig:
     Attributes:
         dtype: of activations and matrix products; parameters stay float32.
         remat: what the backward pass finds saved. none: everything; names: the outputs of the
-            qkv, attention and first MLP products; dots: all matrix products; full: only the input
-            of each block.
+            qkv, attention and first MLP products, and of convolutions; dots: all matrix products
+            and convolutions; full: only the input of each block.
         scan_layers: one compiled block looped over stacked parameters (compiles faster, runs
             slower on CPU) instead of unrolled blocks.
     """
@@ -40,12 +40,19 @@ class DualEncoderConfig:
     Attributes:
         embed_dim: size of the shared space.
         init_logit_scale: initial multiplier of the cosine similarities (1 / temperature).
+        exact_temperature: keep beside the logarithm of the scale, as model state, what float32 has
+            no room for, so that a temperature that was read (ALIGN) is written with the same bits.
         init_logit_bias: initial bias of the logits; None for no bias (softmax loss).
         pixel_mean: of each channel, pixels in [0, 1]; subtracted. The defaults are CLIP's.
         pixel_std: of each channel; divided by after that.
         resize: how a picture of another shape becomes a square where a model is evaluated: the
             central square, the whole squeezed, or the whole with a border.
         interpolation: of that resizing, with Pillow's antialiased filters.
+        resize_side: what that resizing aims at where it is more than the tower's image_size, whose
+            pixels are then cut out of the middle (ALIGN); None for the image_size itself.
+        crop_offset: of the middle where an odd number of pixels is cut away: the nearest pixel,
+            half of a pixel to the even one (open_clip, torchvision), or down (transformers).
+        pad_value: of the border in [0, 255].
         decoder: what writes captions from the tokens of a Vision Transformer; None for none.
     """
 
@@ -53,11 +60,15 @@ class DualEncoderConfig:
     text: TextTowerConfig = TextConfig()
     embed_dim: int = 512
     init_logit_scale: float = 1 / 0.07
+    exact_temperature: bool = False
     init_logit_bias: float | None = None
     pixel_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     pixel_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     resize: Literal["crop", "squash", "pad"] = "crop"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize_side: int | None = None
+    crop_offset: Literal["nearest", "down"] = "nearest"
+    pad_value: int = 0
     decoder: DecoderConfig | None = None
     compute: ComputeConfig = ComputeConfig()
 
@@ -65,13 +76,49 @@ class DualEncoderConfig:
         check_positive(embed_dim=self.embed_dim)
         self._check_widths()
         self._check_decoder()
+        self._check_resize()
         if self.init_logit_scale <= 0:
             raise ValueError(f"init_logit_scale={self.init_logit_scale} must be positive")
 
+    def _check_resize(self) -> None:
+        if not 0 <= self.pad_value <= 255:
+            raise ValueError(f"pad_value={self.pad_value} must be in [0, 255]")
+        if self.resize_side is None:
+            return
+        if self.resize_side < self.image.image_size:
+            raise ValueError(
+                f"resize_side={self.resize_side} must not be less than "
+                f"image.image_size={self.image.image_size}"
+            )
+        if self.resize == "pad":
+            raise ValueError(
+                f"resize_side={self.resize_side} with resize='pad': nothing is cut out of a "
+                "picture with a border"
+            )
+
     def _check_widths(self) -> None:
-        if isinstance(self.image, ViTConfig):
-            _check_vit(self.image, self.embed_dim)
-        text = self.text
+        image, text = self.image, self.text
+        pooler = isinstance(image, ViTConfig) and image.pool == "coca"
+        if isinstance(image, ViTConfig) and pooler and self.embed_dim % image.pooler_heads:
+            raise ValueError(
+                f"image.pooler_heads={image.pooler_heads} does not divide "
+                f"embed_dim={self.embed_dim}, the width of the pooler"
+            )
+        bare_image = not pooler and isinstance(image, ViTConfig) and not image.projection
+        if isinstance(image, ViTConfig) and bare_image and image.width != self.embed_dim:
+            raise ValueError(
+                f"image.projection=False needs embed_dim={self.embed_dim} to be "
+                f"image.width={image.width}"
+            )
+        if (
+            isinstance(image, EfficientNetConfig)
+            and not image.projection
+            and image.out_channels != self.embed_dim
+        ):
+            raise ValueError(
+                f"image.projection=False needs embed_dim={self.embed_dim} to be the "
+                f"{image.out_channels} channels of the image tower"
+            )
         bare = (
             not text.projection
             if isinstance(text, TextConfig)
@@ -116,19 +163,6 @@ class DualEncoderConfig:
         """Channels of what a decoder reads of an image."""
         assert isinstance(self.image, ViTConfig)
         return self.embed_dim if self.image.pool == "coca" else self.image.width
-
-
-def _check_vit(image: ViTConfig, embed_dim: int) -> None:
-    if image.pool == "coca":
-        if embed_dim % image.pooler_heads:
-            raise ValueError(
-                f"image.pooler_heads={image.pooler_heads} does not divide embed_dim={embed_dim}, "
-                "the width of the pooler"
-            )
-    elif not image.projection and image.width != embed_dim:
-        raise ValueError(
-            f"image.projection=False needs embed_dim={embed_dim} to be image.width={image.width}"
-        )
 
 
 def _check_same(decoder: CappaDecoderConfig, text: TextTowerConfig, *fields: str) -> None:

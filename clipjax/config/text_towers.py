@@ -59,11 +59,14 @@ class BertConfig:
         vocab_size: number of token ids.
         context_length: tokens of a text, start and end included.
         max_positions: rows of the table of positions.
-        first_position: row of the first token (RoBERTa: 2, behind the row of padding).
+        first_position: row of the first token. 0 as in BERT: padding is counted like all tokens.
+            Otherwise as in RoBERTa: it is not, and has the row before (`pad_id`).
         token_types: rows of the table of token types; all texts have type 0.
         pad_id: tokens that are not seen.
         pool: the first token; the first token through the pre-trained pooler, a linear map and
             tanh; the mean, or the maximum, over the tokens that are not padding.
+        unused_pooler: the pre-trained pooler is there, though another pool is asked for, and
+            nothing reads it (ALIGN's public weights have it).
         projection: to the shared space: a linear map with or without bias, an MLP without biases
             whose hidden layer is the mean of both sizes, or none.
     """
@@ -80,6 +83,7 @@ class BertConfig:
     num_heads: int = 12
     mlp_dim: int = 3072
     pool: Literal["first", "pooler", "mean", "max"] = "mean"
+    unused_pooler: bool = False
     projection: Literal["linear", "linear_bias", "mlp", "none"] = "mlp"
     activation: Activation = "gelu"
     norm_eps: float = 1e-5
@@ -93,6 +97,18 @@ class BertConfig:
                 f"context_length={self.context_length} tokens after "
                 f"first_position={self.first_position}"
             )
+        if self.first_position not in (0, self.pad_id + 1):
+            raise ValueError(
+                f"first_position={self.first_position} must be 0 (padding is counted, BERT) or "
+                f"pad_id + 1 = {self.pad_id + 1} (padding has the row before, RoBERTa)"
+            )
+        if self.unused_pooler and self.pool == "pooler":
+            raise ValueError("unused_pooler=True with pool='pooler': the pooler is used")
+
+    @property
+    def has_pooler(self) -> bool:
+        """Whether the pre-trained pooler is there."""
+        return self.unused_pooler or self.pool == "pooler"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,30 @@ from clipjax.config.text_towers import TextConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank updates of chosen matrices, of a model that is frozen otherwise.
+
+    Attributes:
+        rank: of each update; 0 for none of this.
+        alpha: the update counts alpha / rank times.
+        matrices: patterns of matrices: a kernel by its name without `/kernel`, layers unrolled;
+            fused kernels by their parts, such as `image/blocks/stack/0/attn/q` and `.../attn/v`.
+
+    Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685; queries and values: section 4.2.
+    """
+
+    rank: int = 0
+    alpha: float = 16.0
+    matrices: tuple[str, ...] = ("*/attn/q", "*/attn/v")
+
+    def __post_init__(self):
+        if self.rank < 0:
+            raise ValueError(f"rank={self.rank} must not be negative")
+        if self.rank and not self.matrices:
+            raise ValueError(f"rank={self.rank} with matrices=(): name at least one pattern")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """AdamW with warm-up, decay and clipping; CLIP's constants.
 
@@ -22,6 +46,16 @@ class OptimConfig:
         clip_norm: largest global norm of a gradient; None for no clipping.
         ema_decay: decay of the moving average of the parameters that is evaluated and exported; 0
             for none. It is warmed up: min(decay, (1 + step) / (10 + step)).
+        lock_image: None trains the image tower. k trains only its last k blocks and what stands
+            behind them (last norm, pooling, projection); 0 trains nothing of it, as in LiT. Frozen
+            batch norms keep their statistics and normalise by them.
+        lock_text: the same of the text tower.
+        freeze: patterns of names of parameters that are not trained, layers unrolled, such as
+            `image/blocks/stack/0/*`; behind `!` one that is trained after all. The last pattern
+            that matches decides, and any pattern overrules the locks and LoRA.
+        lora: low-rank updates instead of training the parameters themselves.
+
+    Source: Zhai et al. 2021, "LiT", https://arxiv.org/abs/2111.07991 (locked towers).
     """
 
     peak_learning_rate: float = 5e-4
@@ -33,12 +67,20 @@ class OptimConfig:
     eps: float = 1e-6
     clip_norm: float | None = 1.0
     ema_decay: float = 0.0
+    lock_image: int | None = None
+    lock_text: int | None = None
+    freeze: tuple[str, ...] = ()
+    lora: LoraConfig = LoraConfig()
 
     def __post_init__(self):
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay={self.ema_decay} must be in [0, 1)")
         if self.warmup_steps < 0:
             raise ValueError(f"warmup_steps={self.warmup_steps} must not be negative")
+        for name in ("lock_image", "lock_text"):
+            blocks = getattr(self, name)
+            if blocks is not None and blocks < 0:
+                raise ValueError(f"{name}={blocks} must not be negative; None trains the tower")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,6 +184,25 @@ class LogConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """What the parameters are before the first step.
+
+    Attributes:
+        from_: `--config.init.from`: weights to go on from: "hf:org/name", a folder of another
+            codebase or of a run, or a file of weights with `preset`; empty for random ones. The
+            tokenizer comes with them. Read once, when the run begins.
+        preset: which model a file of weights is.
+    """
+
+    from_: str = ""
+    preset: str = ""
+
+    def __post_init__(self):
+        if self.preset and not self.from_:
+            raise ValueError(f"preset={self.preset!r} names the model of `from`, which is empty")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One run: everything that decides its result, and nothing of the machine it runs on.
 
@@ -153,6 +214,7 @@ class TrainConfig:
     num_steps: int = 10_000
     seed: int = 0
     model: DualEncoderConfig = DualEncoderConfig()
+    init: InitConfig = InitConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()

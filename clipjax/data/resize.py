@@ -1,14 +1,19 @@
 """Part of an image to the size that a model sees: exact for scores, fast for training."""
 
+import dataclasses
 import math
 import threading
+from typing import Literal
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from clipjax.data.crops import Box, center_crop
+from clipjax.config import DualEncoderConfig
+from clipjax.data.crops import Box
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 # Beyond these ratios linear interpolation misses too many pixels: of the sides on average and of
 # the longer one; and of the longer one in the step to twice the size.
@@ -64,19 +69,63 @@ def resize_bicubic(image: np.ndarray, box: Box, out: UInt8[np.ndarray, "side sid
     out[...] = np.asarray(part.resize((side, side), Image.Resampling.BICUBIC))
 
 
-def resize_exact(image: np.ndarray, out: UInt8[np.ndarray, "side side 3"]) -> None:
-    """Writes the centre of `image`, resized, into `out`: CLIP's evaluation transform.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationTransform:
+    """How a picture becomes the square that a model sees in evaluation; the default is CLIP's.
 
-    Pillow's antialiased bicubic filter to the short side, then the central square.
+    Pillow's antialiased filters, and the rounding of the codebase that a model comes from, so that
+    every byte is the same there and here.
+
+    Attributes:
+        resize: crop: the short side is fitted and the middle kept; squash: both sides are fitted;
+            pad: the long side is fitted and the rest is a border.
+        interpolation: of the resizing.
+        resize_side: to this side, of which the middle is kept; None for the side of the square.
+        crop_offset: how the corner of the middle is rounded, see `DualEncoderConfig`.
+        pad_value: of the border.
     """
-    side = out.shape[0]
-    height, width = image.shape[:2]
-    if height == width == side:
-        out[...] = image
-        return
-    short = min(width, height)
-    size = (side * width // short, side * height // short)  # rounded down, as in torchvision
-    if (width, height) != size:
-        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    left, top, _, _ = center_crop(*size)
-    out[...] = image[top : top + side, left : left + side]
+
+    resize: Literal["crop", "squash", "pad"] = "crop"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize_side: int | None = None
+    crop_offset: Literal["nearest", "down"] = "nearest"
+    pad_value: int = 0
+
+    @classmethod
+    def of(cls, model: DualEncoderConfig) -> "EvaluationTransform":
+        """Returns the transform of a model."""
+        return cls(**{field.name: getattr(model, field.name) for field in dataclasses.fields(cls)})
+
+    def __call__(
+        self,
+        image: UInt8[np.ndarray, "height width 3"],
+        out: UInt8[np.ndarray, "side side 3"],
+    ) -> None:
+        """Writes the picture, resized, into `out`."""
+        side = out.shape[0]
+        height, width = image.shape[:2]
+        size = self._size(width, height, self.resize_side or side)
+        if (width, height) != size:
+            method = _FILTERS[self.interpolation]
+            image = np.asarray(Image.fromarray(image).resize(size, method))
+        if self.resize == "pad":
+            out[...] = self.pad_value
+            left, top = ((side - length) // 2 for length in size)
+            out[top : top + size[1], left : left + size[0]] = image
+        else:
+            left, top = (self._offset(length - side) for length in size)
+            out[...] = image[top : top + side, left : left + side]
+
+    def _size(self, width: int, height: int, side: int) -> tuple[int, int]:
+        if self.resize == "squash":
+            return side, side
+        if self.resize == "crop":
+            short = min(width, height)
+            return side * width // short, side * height // short  # rounded down, as in torchvision
+        # Divided twice and rounded half to even, as in timm: that decides a pixel of some sizes. Of
+        # a very long picture timm would leave no pixel of the short side.
+        ratio = max(width, height) / side
+        return max(round(width / ratio), 1), max(round(height / ratio), 1)
+
+    def _offset(self, cut: int) -> int:
+        return cut // 2 if self.crop_offset == "down" else round(cut / 2)

@@ -7,11 +7,11 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from clipjax.config import DataConfig, EvalsConfig, TaskConfig, UserError
+from clipjax.config import DataConfig, DualEncoderConfig, EvalsConfig, TaskConfig, UserError
 from clipjax.data.captions import caption_members, choose_caption
 from clipjax.data.decode import BadSampleError, decode_image
 from clipjax.data.opening import open_address
-from clipjax.data.resize import resize_exact
+from clipjax.data.resize import EvaluationTransform
 from clipjax.data.sources.source import Source
 from clipjax.data.sources.tar_shards import TarShards
 from clipjax.evals.estimate import Estimate
@@ -30,10 +30,10 @@ class Task(Protocol):
 
 
 class ShardImages:
-    """The pictures of shards, through the exact evaluation transform."""
+    """The pictures of shards, through the evaluation transform of a model."""
 
-    def __init__(self, source: Source, max_pixels: int):
-        self.source, self._max_pixels = source, max_pixels
+    def __init__(self, source: Source, max_pixels: int, transform: EvaluationTransform):
+        self.source, self._max_pixels, self._transform = source, max_pixels, transform
 
     def __len__(self) -> int:
         return len(self.source)
@@ -45,7 +45,7 @@ class ShardImages:
             UserError: if it does not decode: an evaluation skips nothing.
         """
         try:
-            resize_exact(decode_image(self.source[index]["image"], self._max_pixels), out)
+            self._transform(decode_image(self.source[index]["image"], self._max_pixels), out)
         except BadSampleError as error:
             raise UserError(
                 f"{self.source.key(index)}: {error}. An evaluation counts every sample: mend the "
@@ -54,26 +54,36 @@ class ShardImages:
 
 
 def make_tasks(
-    evals: EvalsConfig, data: DataConfig, *, say: Callable[[str], None] | None = None
+    evals: EvalsConfig,
+    data: DataConfig,
+    model: DualEncoderConfig,
+    *,
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, Task]:
     """Returns the tasks by name.
 
     Args:
         evals: which tasks.
         data: where their files are.
+        model: how the pictures are cut and resized for it.
         say: is told which samples are not scored, since a file of theirs is missing.
 
     Raises:
         UserError: if a file is missing, a split is empty or a label is out of range.
     """
     say = say or (lambda _: None)
-    return {name: _make_task(name, task, evals, data, say) for name, task in evals.tasks.items()}
+    transform = EvaluationTransform.of(model)
+    tasks = {}
+    for name, task in evals.tasks.items():
+        where = f"config.evals.tasks.{name}"
+        source = _source(where, task, data, say)
+        images = ShardImages(source, data.max_image_pixels, transform)
+        make = _retrieval if task.kind == "retrieval" else _zeroshot
+        tasks[name] = make(where, task, images, data.root, evals.bootstrap_resamples)
+    return tasks
 
 
-def _make_task(
-    name: str, task: TaskConfig, evals: EvalsConfig, data: DataConfig, say: Callable[[str], None]
-) -> Task:
-    where = f"config.evals.tasks.{name}"
+def _source(where: str, task: TaskConfig, data: DataConfig, say: Callable[[str], None]) -> Source:
     needs = ("cls",) if task.kind == "zeroshot" else caption_members(task.caption)
     try:
         source = open_address(task.shards, data, needs)
@@ -84,25 +94,29 @@ def _make_task(
             f"{where}: {source.num_incomplete:,} samples lack an image or .{', .'.join(needs)} and "
             f"are not scored; the first is {source.example_incomplete}."
         )
-    images = ShardImages(source, data.max_image_pixels)
-    if task.kind == "retrieval":
-        captions = [_caption(source, i, task.caption) for i in range(len(source))]
-        candidates = (
-            _lines(where, "candidates", data.root, task.candidates) if task.candidates else []
-        )
-        return Retrieval(
-            images=images,
-            captions=captions,
-            candidates=candidates,
-            resamples=evals.bootstrap_resamples,
-        )
-    names = _lines(where, "classnames", data.root, task.classnames)
+    return source
+
+
+def _retrieval(
+    where: str, task: TaskConfig, images: ShardImages, root: str, resamples: int
+) -> Retrieval:
+    source = images.source
+    captions = [_caption(source, i, task.caption) for i in range(len(source))]
+    candidates = _lines(where, "candidates", root, task.candidates) if task.candidates else []
+    return Retrieval(images=images, captions=captions, candidates=candidates, resamples=resamples)
+
+
+def _zeroshot(
+    where: str, task: TaskConfig, images: ShardImages, root: str, resamples: int
+) -> ZeroShotClassification:
+    source = images.source
+    names = _lines(where, "classnames", root, task.classnames)
     return ZeroShotClassification(
         images=images,
         labels=np.array([_label(source, i, len(names)) for i in range(len(source))]),
         class_names=names,
-        templates=_templates(where, data.root, task.templates),
-        resamples=evals.bootstrap_resamples,
+        templates=_templates(where, root, task.templates),
+        resamples=resamples,
     )
 
 

@@ -13,6 +13,7 @@ from clipjax.interchange.layout import Layout, Shape
 from clipjax.models import param_shapes
 
 _STACKED = re.compile(r"^(.*/stack)/(\d+)/(.*)$")
+_ALL_LAYERS = re.compile(r"^(.*/stack)/(?!\d+/)(.*)$")
 _SHOWN = 12
 
 
@@ -39,12 +40,37 @@ def unrolled(config: DualEncoderConfig) -> DualEncoderConfig:
     )
 
 
+def rolled(config: DualEncoderConfig) -> DualEncoderConfig:
+    """Returns the config with the layers of a stack in one parameter."""
+    compute = dataclasses.replace(config.compute, scan_layers=True)
+    return dataclasses.replace(config, compute=compute)
+
+
+def unrolled_shapes(config: DualEncoderConfig) -> dict[str, Shape]:
+    """Returns the shapes of parameters and statistics, a name for each layer, as files have them.
+
+    >>> from clipjax.config import preset
+    >>> unrolled_shapes(preset("ViT-S-32"))["image/blocks/stack/11/mlp/fc1/bias"]
+    (1536,)
+    """
+    # One block stands for its whole stack: that takes a fraction of the time of making them all.
+    shapes: dict[str, Shape] = {}
+    for name, shape in param_shapes(rolled(config)).items():
+        match = _ALL_LAYERS.match(name)
+        if match is None:
+            shapes[name] = shape
+        else:
+            for layer in range(shape[0]):
+                shapes[f"{match[1]}/{layer}/{match[2]}"] = shape[1:]
+    return shapes
+
+
 def check_tensors(layout: Layout, config: DualEncoderConfig, tensors: Tensors) -> None:
     """Raises UserError unless the file holds exactly the tensors of the model.
 
     All missing and unexpected names and all wrong shapes are told at once, with the nearest names.
     """
-    ours, found = param_shapes(unrolled(config)), tensors.shapes()
+    ours, found = unrolled_shapes(config), tensors.shapes()
     wanted = {
         theirs: entry.their_shape(ours[entry.ours])
         for entry in layout.entries
@@ -86,13 +112,18 @@ def read_params(
         UserError: if the file does not hold the tensors of the model; before anything is read.
     """
     check_tensors(layout, config, tensors)
-    shapes = param_shapes(unrolled(config))
+    shapes = unrolled_shapes(config)
 
     def each() -> Iterator[tuple[str, np.ndarray]]:
+        names: tuple[str, ...] = ()
+        parts: list[np.ndarray] = []
         for entry in layout.entries:
-            parts = [tensors.read(name) for name in entry.theirs]
+            if entry.theirs != names:  # what several entries share is read once
+                names, parts = entry.theirs, [tensors.read(name) for name in entry.theirs]
             array = entry.read(parts, shapes[entry.ours])
             yield entry.ours, array.astype(np.float32, copy=False)
+            if entry.rest is not None:
+                yield entry.rest, np.asarray(array - array.astype(np.float32), np.float32)
 
     return stacked(each()) if config.compute.scan_layers else each()
 
@@ -101,11 +132,21 @@ def written(
     layout: Layout, config: DualEncoderConfig, params: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields their tensors by name."""
+    pieces: dict[str, list[np.ndarray]] = {}
     for entry in layout.entries:
         array = np.asarray(
             _layer_of(params, entry.ours) if config.compute.scan_layers else params[entry.ours]
         )
-        yield from zip(entry.theirs, entry.write(array), strict=True)
+        if entry.rest is not None:
+            array = np.asarray(array.astype(np.float64) + np.asarray(params[entry.rest]))
+        for name, tensor in zip(entry.theirs, entry.write(array), strict=True):
+            if entry.piece is None:
+                yield name, tensor
+                continue
+            pieces.setdefault(name, []).append(tensor)
+            if entry.piece.last == entry.piece.of:
+                join = np.stack if entry.piece.stacked else np.concatenate
+                yield name, join(pieces.pop(name))
     yield from layout.fixed.items()
 
 

@@ -5,14 +5,15 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
-from clipjax.config import DualEncoderConfig, TrainConfig, ViTConfig
+from clipjax.config import ComputeConfig, DualEncoderConfig, TrainConfig, ViTConfig
 from clipjax.core.flops import program_flops
-from clipjax.models.params import param_shapes, with_params
+from clipjax.models.dual_encoder import DECODERS
+from clipjax.models.params import TowerConfig, abstract_tower
 from clipjax.models.patches import Patches
 
 
-@functools.cache
 def image_forward_flops(config: DualEncoderConfig, num_patches: int | None = None) -> int:
     """Returns the FLOPs of one image through its tower; other models of the same tower are free.
 
@@ -22,19 +23,11 @@ def image_forward_flops(config: DualEncoderConfig, num_patches: int | None = Non
     """
     if num_patches is None:
         side = config.image.image_size
-        return _flops(config, "image", jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))
+        return _flops(config.image, config.embed_dim, ((1, side, side, 3), "float32"))
     assert isinstance(config.image, ViTConfig)
-    values = 3 * config.image.patch_size**2
-    patches = Patches(
-        values=jax.ShapeDtypeStruct((1, num_patches, values), jnp.float32),
-        positions=jax.ShapeDtypeStruct((1, num_patches, 2), jnp.int32),
-        mask=jax.ShapeDtypeStruct((1, num_patches), jnp.bool_),
-        grid=jax.ShapeDtypeStruct((1, 2), jnp.int32),
-    )
-    return _flops(config, "image", patches)
+    return _flops(config.image, config.embed_dim, num_patches)
 
 
-@functools.cache
 def text_forward_flops(config: DualEncoderConfig, num_tokens: int | None = None) -> int:
     """Returns the FLOPs of one text through its tower.
 
@@ -43,7 +36,7 @@ def text_forward_flops(config: DualEncoderConfig, num_tokens: int | None = None)
         num_tokens: of the text, padding included; the context length by default.
     """
     tokens = num_tokens or config.text.context_length
-    return _flops(config, "text", jax.ShapeDtypeStruct((1, tokens), jnp.int32))
+    return _flops(config.text, config.embed_dim, ((1, tokens), "int32"))
 
 
 def pair_forward_flops(
@@ -76,18 +69,25 @@ def decoder_forward_flops(
         num_patches: as in `image_forward_flops`.
         num_tokens: of the caption, padding included; the context length by default.
     """
-    if config.decoder is None:
+    decoder = config.decoder
+    if decoder is None:
         return 0
     assert isinstance(config.image, ViTConfig)
     tokens = num_tokens or config.text.context_length
     patches = num_patches or config.image.num_patches
     seen = config.image.pooler_queries - 1 if config.image.pool == "coca" else patches
     image = jax.ShapeDtypeStruct((1, seen, config.image_token_width), jnp.float32)
-    if config.decoder.kind == "cappa":
+    if decoder.kind == "cappa":
         text = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
     else:
-        text = jax.ShapeDtypeStruct((1, tokens, config.decoder.width), jnp.float32)
-    return _flops(config, "decoder", text, image)
+        text = jax.ShapeDtypeStruct((1, tokens, decoder.width), jnp.float32)
+    compute = ComputeConfig(scan_layers=True)
+    config = dataclasses.replace(config, compute=compute)
+    kind = DECODERS[decoder.kind]
+    graph, state = nnx.split(nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0))))
+    return program_flops(
+        lambda state, *inputs: nnx.merge(graph, state)(*inputs), state, text, image
+    )
 
 
 def trained_pair_forward_flops(config: TrainConfig, num_tokens: int | None = None) -> int:
@@ -101,16 +101,26 @@ def trained_pair_forward_flops(config: TrainConfig, num_tokens: int | None = Non
     return pair_forward_flops(config.model, most, num_tokens)
 
 
-def _flops(config: DualEncoderConfig, part: str, *inputs: object) -> int:
+@functools.cache
+def _flops(tower: TowerConfig, embed_dim: int, inputs: int | tuple[tuple[int, ...], str]) -> int:
+    """Returns the FLOPs of one item; models that share a tower share its trace.
+
+    Args:
+        tower: config of the tower.
+        embed_dim: size of the shared space.
+        inputs: shape and dtype of what it takes, or the number of patches of an image.
+    """
     # One block traced for all: a deep model is counted in a third of a second.
-    compute = dataclasses.replace(config.compute, scan_layers=True, remat="none")
-    config = dataclasses.replace(config, compute=compute)
-    arrays = {
-        name: jax.ShapeDtypeStruct(shape, jnp.float32)
-        for name, shape in param_shapes(config).items()
-    }
-    return program_flops(
-        lambda arrays, *inputs: getattr(with_params(config, arrays), part)(*inputs),
-        arrays,
-        *inputs,
+    graph, state = nnx.split(abstract_tower(tower, embed_dim, ComputeConfig(scan_layers=True)))
+    item = _patches(tower, inputs) if isinstance(inputs, int) else jax.ShapeDtypeStruct(*inputs)
+    return program_flops(lambda state, item: nnx.merge(graph, state)(item), state, item)
+
+
+def _patches(tower: TowerConfig, count: int) -> Patches:
+    assert isinstance(tower, ViTConfig)
+    return Patches(
+        values=jax.ShapeDtypeStruct((1, count, 3 * tower.patch_size**2), jnp.float32),
+        positions=jax.ShapeDtypeStruct((1, count, 2), jnp.int32),
+        mask=jax.ShapeDtypeStruct((1, count), jnp.bool_),
+        grid=jax.ShapeDtypeStruct((1, 2), jnp.int32),
     )

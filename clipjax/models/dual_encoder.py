@@ -12,15 +12,32 @@ from jaxtyping import Array, Bool, Float, Int32, Key, UInt8
 from clipjax.config import CappaDecoderConfig, DualEncoderConfig
 from clipjax.config.errors import UsageError
 from clipjax.core.partition import constrain_batch
+from clipjax.models.bert import Bert
 from clipjax.models.cappa import CappaDecoder
 from clipjax.models.coca import CocaDecoder
 from clipjax.models.convnet import ConvNet
+from clipjax.models.convnext import ConvNeXt
+from clipjax.models.efficientnet import EfficientNet
+from clipjax.models.eva import Eva
+from clipjax.models.modern_text import ModernText
 from clipjax.models.patches import Patches
+from clipjax.models.resnet import ResNet
 from clipjax.models.text import TextTransformer
 from clipjax.models.vit import ViT
 
-IMAGE_TOWERS: dict[str, Any] = {"vit": ViT, "convnet": ConvNet}
-TEXT_TOWERS: dict[str, Any] = {"transformer": TextTransformer}
+IMAGE_TOWERS: dict[str, Any] = {
+    "vit": ViT,
+    "convnet": ConvNet,
+    "resnet": ResNet,
+    "convnext": ConvNeXt,
+    "efficientnet": EfficientNet,
+    "eva": Eva,
+}
+TEXT_TOWERS: dict[str, Any] = {
+    "transformer": TextTransformer,
+    "bert": Bert,
+    "modern": ModernText,
+}
 DECODERS: dict[str, Any] = {"coca": CocaDecoder, "cappa": CappaDecoder}
 
 Embeds = Float[Array, "batch embed"]
@@ -39,6 +56,8 @@ class DualEncoder(nnx.Module):
 
     Attributes:
         log_logit_scale: logarithm of what multiplies the cosine similarities.
+        log_logit_scale_rest: what float32 has no room for in the logarithm of a temperature that
+            was read; only with `exact_temperature`. Too small to change a logit.
         logit_bias: what is added after it; only with `init_logit_bias`.
     """
 
@@ -50,6 +69,8 @@ class DualEncoder(nnx.Module):
         # With a dtype: a weakly typed scalar would compile the training step twice.
         scale = jnp.array(math.log(config.init_logit_scale), jnp.float32)
         self.log_logit_scale = nnx.Param(scale, axes=())
+        if config.exact_temperature:
+            self.log_logit_scale_rest = nnx.BatchStat(jnp.zeros((), jnp.float32), axes=())
         if config.init_logit_bias is not None:
             self.logit_bias = nnx.Param(jnp.array(config.init_logit_bias, jnp.float32), axes=())
         if config.decoder is not None:
@@ -158,11 +179,11 @@ class DualEncoder(nnx.Module):
             logits: of `caption_logits` or `forward_captioning`.
             tokens: that these were given.
         """
-        self._decoder_kind(None)
-        if isinstance(self.config.decoder, CappaDecoderConfig):
-            pad_id = self.config.decoder.pad_id
-        else:
+        if self._decoder_kind(None) == "coca":
             logits, tokens, pad_id = logits[:, :-1], tokens[:, 1:], self.config.text.pad_id
+        else:
+            assert isinstance(self.config.decoder, CappaDecoderConfig)
+            pad_id = self.config.decoder.pad_id
         ids = logits.shape[-1]
         return logits, jnp.minimum(tokens, ids - 1), (tokens != pad_id) & (tokens < ids)
 

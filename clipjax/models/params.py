@@ -8,22 +8,30 @@ compiled step.
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 from flax import nnx
 
-from clipjax.config import DualEncoderConfig
+from clipjax.config import ComputeConfig, DualEncoderConfig, ImageConfig, TextTowerConfig
 from clipjax.core.partition import Axes
-from clipjax.models.dual_encoder import DualEncoder
+from clipjax.models.dual_encoder import IMAGE_TOWERS, TEXT_TOWERS, DualEncoder
 
 Params = dict[str, jax.Array]
+TowerConfig = ImageConfig | TextTowerConfig
 
 
 def abstract_model(config: DualEncoderConfig) -> DualEncoder:
     """Returns the model with shapes in place of numbers."""
     # nnx.eval_shape needs its Rngs created inside.
     return nnx.eval_shape(lambda: DualEncoder(config, rngs=nnx.Rngs(0)))
+
+
+def abstract_tower(config: TowerConfig, embed_dim: int, compute: ComputeConfig) -> Any:
+    """Returns one tower by itself, with shapes in place of numbers."""
+    tower = {**IMAGE_TOWERS, **TEXT_TOWERS}[config.kind]
+    return nnx.eval_shape(lambda: tower(config, embed_dim, compute=compute, rngs=nnx.Rngs(0)))
 
 
 def init_params(config: DualEncoderConfig, seed: int) -> Params:
@@ -33,10 +41,16 @@ def init_params(config: DualEncoderConfig, seed: int) -> Params:
 
 def init_model_state(config: DualEncoderConfig) -> Params:
     """Returns what the model accumulates itself, the statistics of batch norm; empty for most."""
-    _, state = _structure(config)
-    if not any(isinstance(variable, nnx.BatchStat) for _, variable in state):
+    if not model_state_names(config):
         return {}
-    return model_state_of(DualEncoder(config, rngs=nnx.Rngs(0)))
+    # Compiled, so that no parameter is drawn for it.
+    return jax.jit(lambda: model_state_of(DualEncoder(config, rngs=nnx.Rngs(0))))()
+
+
+def model_state_names(config: DualEncoderConfig) -> list[str]:
+    """Returns the names of what `init_model_state` gives."""
+    _, state = _structure(config)
+    return [_name(path) for path, variable in state if isinstance(variable, nnx.BatchStat)]
 
 
 def model_state_of(model: DualEncoder) -> Params:
@@ -74,6 +88,17 @@ def num_params(config: DualEncoderConfig) -> int:
     """Returns the number of parameters, logit scale and bias included; statistics do not count."""
     compute = dataclasses.replace(config.compute, scan_layers=True)  # one block for all: quicker
     _, state = _structure(dataclasses.replace(config, compute=compute))
+    return _count(state)
+
+
+@functools.cache
+def num_tower_params(config: TowerConfig, embed_dim: int) -> int:
+    """Returns the number of parameters of one tower; models that share it share the count."""
+    tower = abstract_tower(config, embed_dim, ComputeConfig(scan_layers=True))
+    return _count(nnx.to_flat_state(nnx.state(tower)))
+
+
+def _count(state: Iterable[tuple[Any, Any]]) -> int:
     return sum(
         math.prod(variable.get_value().shape)
         for _, variable in state

@@ -10,7 +10,7 @@ from clipjax.models.layers.cross_attention import QueryPool
 from clipjax.models.layers.patch_dropout import kept_patches
 from clipjax.models.layers.pooling import AttentionPool, mean_of
 from clipjax.models.layers.positions import resampled, sincos2d
-from clipjax.models.layers.rotary import Rotary, rotary_2d, taken, unturned_before
+from clipjax.models.layers.rotary import Rotary, rotary_2d, rotary_at, taken, unturned_before
 from clipjax.models.patches import Patches
 
 
@@ -66,6 +66,7 @@ class ViT(nnx.Module):
                 dtype=dtype,
                 rngs=rngs,
                 layer_scale=config.layer_scale,
+                qkv_bias=config.qkv_bias,
             )
 
         self.blocks = Blocks(block, config.depth, compute=compute, rngs=rngs)
@@ -95,9 +96,10 @@ class ViT(nnx.Module):
             self.project = nnx.Linear(
                 pooled_width,
                 embed_dim,
-                use_bias=False,
+                use_bias=config.projection_bias,
                 kernel_init=normal,
                 kernel_metadata={"axes": ("embed", None)},
+                bias_metadata={"axes": (None,)},
                 dtype=dtype,
                 rngs=rngs,
             )
@@ -179,7 +181,7 @@ class ViT(nnx.Module):
             x = x.reshape(x.shape[0], -1, x.shape[-1])
             places = self._positions()
             x = x if places is None else x + places.astype(self.dtype)
-        rotary = self._rotary()
+        rotary = self._rotary(pixels)
         if config.patch_dropout and train_key is not None:
             keep = kept_patches(train_key, mask, x.shape[:2], config.patch_dropout)
             x = jnp.take_along_axis(x, keep[..., None], axis=1)
@@ -216,9 +218,11 @@ class ViT(nnx.Module):
             parts.append(self.registers[...].astype(self.dtype))
         return jnp.concatenate(parts) if parts else jnp.zeros((0, self.config.width), self.dtype)
 
-    def _rotary(self) -> Rotary | None:
+    def _rotary(self, pixels: Float[Array, "batch height width 3"] | Patches) -> Rotary | None:
         if self.config.positions != "rope2d":
             return None
+        if isinstance(pixels, Patches):
+            return rotary_at(pixels.positions, self.config.width // self.config.num_heads)
         side = self.config.image_size // self.config.patch_size
         return rotary_2d(side, side, self.config.width // self.config.num_heads)
 

@@ -9,7 +9,7 @@ import optax
 
 from clipjax.config import OptimConfig
 
-_NEVER_DECAYED = ("bias", "scale", "log_logit_scale", "logit_bias", "class_token")
+_NEVER_DECAYED = ("bias", "scale", "gain", "log_logit_scale", "logit_bias", "class_token")
 
 
 def learning_rate(config: OptimConfig, num_steps: int) -> optax.Schedule:
@@ -56,7 +56,7 @@ def update_average(
     step: jax.Array,
     decay: float,
 ) -> dict[str, jax.Array]:
-    """Returns the moving average after `step` updates; empty stays empty.
+    """Returns the moving average after `step` updates, statistics included; empty stays empty.
 
     The decay is warmed up, min(decay, (1 + step) / (10 + step)), so that early parameters are
     forgotten soon (the rule of TensorFlow's ExponentialMovingAverage).

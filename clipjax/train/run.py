@@ -58,7 +58,7 @@ def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any
     mesh = make_mesh(config.mesh)
     spec = batch_spec(config, mesh)
     source = open_source(config)
-    tasks = make_tasks(config.evals, config.data, say=_say)
+    tasks = make_tasks(config.evals, config.data, config.model, say=_say)
     with _locked(workdir):
         record = run_record(config, source)
         _same_everywhere(config, record)
@@ -98,7 +98,7 @@ def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any
             results: dict[str, Any] = {}
 
             def evaluate(step: int, state: TrainState) -> None:
-                encode = encoder.bind(evaluated_params(state))
+                encode = encoder.bind(evaluated_params(config, state))
                 scores = {name: task.run(encode) for name, task in tasks.items()}
                 if scores:
                     loop.write(step, flat_metrics(scores))

@@ -1,6 +1,7 @@
 """All that training changes, hence all that a checkpoint of the model holds."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ from jax.sharding import Mesh
 from clipjax.config import TrainConfig
 from clipjax.core.partition import tree_shardings
 from clipjax.models import init_model_state, init_params, param_axes
+from clipjax.models.lora import init_lora, merged
+from clipjax.optim import Trained, trained
 
 
 @jax.tree_util.register_dataclass
@@ -22,12 +25,14 @@ class TrainState:
 
     Attributes:
         step: updates made or skipped, int32.
-        params: float32 arrays by name.
+        params: float32 arrays by name, low-rank factors included.
         model_state: what the model itself accumulates (batch-norm statistics); empty for most.
-        opt_state: of optax.
-        ema: moving average of the parameters by name; empty without `optim.ema_decay`.
-        bad_steps: steps in a row, up to the last one, whose loss or gradient was not finite and
-            whose update was therefore skipped, int32.
+        opt_state: of optax, of the parameters that are trained.
+        ema: moving average of them and of the model state by name: averaged parameters are
+            normalised by statistics averaged over the same steps. Empty without
+            `optim.ema_decay`.
+        bad_steps: steps in a row, up to the last one, whose loss, gradient or batch statistics were
+            not finite and whose update was therefore skipped, int32.
     """
 
     step: Any
@@ -38,17 +43,41 @@ class TrainState:
     bad_steps: Any
 
 
-def init_state(config: TrainConfig, optimizer: optax.GradientTransformation) -> TrainState:
-    """Returns the state before the first step; jit it with out_shardings to build it in place."""
-    params = init_params(config.model, config.seed)
+def init_state(
+    config: TrainConfig,
+    optimizer: optax.GradientTransformation,
+    weights: Mapping[str, jax.Array] | None = None,
+) -> TrainState:
+    """Returns the state before the first step; jit it with out_shardings to build it in place.
+
+    Args:
+        config: of the run.
+        optimizer: of the run.
+        weights: parameters and model state to begin with; None for random ones.
+    """
+    params, model_state = init_params(config.model, config.seed), init_model_state(config.model)
+    if weights is not None:
+        params = {name: weights[name] for name in params}
+        model_state = {name: weights[name] for name in model_state}
+    params |= init_lora(config.model, config.optim.lora, config.seed)
+    moving = {
+        name: params[name] for name, is_trained in trained_of(config, params).items() if is_trained
+    }
+    averaged = {**moving, **model_state} if config.optim.ema_decay else {}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        model_state=init_model_state(config.model),
-        opt_state=optimizer.init(params),
-        ema={name: p.copy() for name, p in params.items()} if config.optim.ema_decay else {},
+        model_state=model_state,
+        opt_state=optimizer.init(moving),
+        ema={name: value.copy() for name, value in averaged.items()},
         bad_steps=jnp.zeros((), jnp.int32),
     )
+
+
+def trained_of(config: TrainConfig, params: Mapping[str, Any]) -> dict[str, Trained]:
+    """Returns for each parameter whether the run trains it, see `clipjax.optim.trained`."""
+    shapes = {name: leaf.shape for name, leaf in params.items()}
+    return trained(config.optim, config.model, shapes)
 
 
 def abstract_state(
@@ -64,9 +93,16 @@ def abstract_state(
     )
 
 
-def evaluated_params(state: TrainState) -> dict[str, jax.Array]:
-    """Returns what is evaluated: the moving average if there is one, and the model state."""
-    return {**(state.ema or state.params), **state.model_state}
+def evaluated_params(config: TrainConfig, state: TrainState) -> dict[str, jax.Array]:
+    """Returns what is evaluated: the parameters and statistics of the model.
+
+    Where there is a moving average it takes the place of its parameters; low-rank updates are
+    added.
+    """
+    found = {**state.params, **state.model_state, **state.ema}
+    params = {name: found[name] for name in state.params}
+    statistics = {name: found[name] for name in state.model_state}
+    return {**merged(params, config.model, config.optim.lora), **statistics}
 
 
 def as_dict(state: TrainState) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from jaxtyping import Array, Float, Int32
 from clipjax.config import TrainConfig
 from clipjax.losses import Loss
 from clipjax.models import Patches, model_state_of, patches_of, with_params
-from clipjax.optim import learning_rate, update_average
+from clipjax.models.layers.batch_norm import freeze_batch_norms
+from clipjax.models.lora import merged
+from clipjax.optim import Trained, layer_mask, learning_rate, update_average
 from clipjax.train.augment import augment
 from clipjax.train.device_crop import crop_and_resize
-from clipjax.train.state import TrainState
+from clipjax.train.state import TrainState, trained_of
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Float[Array, ""] | Int32[Array, ""]]
@@ -29,9 +31,10 @@ def make_train_step(
 ) -> Step:
     """Returns the step, not yet compiled; `compile_step` pins its shardings.
 
-    A step whose loss or gradient is not finite moves no parameter; for the moments of Adam its
-    gradient counts as zero. Choosing between the old and the new state as a whole would be simpler
-    to say, but it makes XLA keep both: 0.4 GB and 650 copies more for ViT-B/32.
+    A step whose loss, gradient or batch statistics are not finite moves no parameter and no
+    statistics; for the moments of Adam its gradient counts as zero. Choosing between the old and
+    the new state as a whole would be simpler to say, but it makes XLA keep both: 0.4 GB and 650
+    copies more for ViT-B/32.
     """
     schedule = learning_rate(config.optim, config.num_steps)
     augment_key, tower_key = (
@@ -54,9 +57,11 @@ def make_train_step(
         return batch.get("image_hashes")
 
     def loss_fn(
-        params: Mapping[str, Array], state: TrainState, batch: Batch
+        moving: Mapping[str, Array], state: TrainState, batch: Batch
     ) -> tuple[Float[Array, ""], Mapping[str, Array]]:
+        params = merged({**state.params, **moving}, config.model, config.optim.lora)
         model = with_params(config.model, {**params, **state.model_state})
+        freeze_batch_norms(model, trained_of(config, state.params))
         images = seen_images(batch, state.step)
         value = loss(
             model.encode_image(images, jax.random.fold_in(tower_key, state.step)),
@@ -68,25 +73,34 @@ def make_train_step(
         return value, model_state_of(model)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        (value, model_state), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, state, batch
-        )
+        which = trained_of(config, state.params)
+        old = {name: array for name, array in state.params.items() if which[name]}
+        (value, model_state), grads = jax.value_and_grad(loss_fn, has_aux=True)(old, state, batch)
+        grads = _of_trained_layers(which, grads, jax.tree.map(jnp.zeros_like, grads))
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+        for statistics in model_state.values():  # a variance may overflow where the loss does not
+            finite &= jnp.isfinite(statistics).all()
         grads = _only_if(finite, grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params: Any = optax.apply_updates(state.params, _only_if(finite, updates))
-        params["log_logit_scale"] = jnp.minimum(
-            params["log_logit_scale"], math.log(config.loss.max_logit_scale)
+        updates, opt_state = optimizer.update(grads, state.opt_state, old)
+        moved: Any = optax.apply_updates(old, _only_if(finite, updates))
+        moved = _of_trained_layers(which, moved, old)
+        if "log_logit_scale" in moved:
+            moved["log_logit_scale"] = jnp.minimum(
+                moved["log_logit_scale"], math.log(config.loss.max_logit_scale)
+            )
+        params = {**state.params, **moved}
+        model_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), model_state, state.model_state
         )
-        ema = update_average(state.ema, params, state.step, config.optim.ema_decay)
+        ema = update_average(
+            state.ema, {**moved, **model_state}, state.step, config.optim.ema_decay
+        )
         bad_steps = jnp.where(finite, 0, state.bad_steps + 1)
         new = TrainState(
             step=state.step + 1,
             params=params,
-            model_state=jax.tree.map(
-                lambda new, old: jnp.where(finite, new, old), model_state, state.model_state
-            ),
+            model_state=model_state,
             opt_state=opt_state,
             ema=ema,
             bad_steps=bad_steps,
@@ -107,6 +121,20 @@ def make_train_step(
 
 def _only_if(condition: Array, tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.where(condition, leaf, 0), tree)
+
+
+def _of_trained_layers(
+    which: Mapping[str, Trained], new: Mapping[str, Array], old: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Returns the new arrays; in a stack of which some layers are frozen, the old ones of those."""
+
+    def chosen(name: str, array: Array) -> Array:
+        layers = which[name]
+        if isinstance(layers, bool):
+            return array
+        return jnp.where(layer_mask(layers, array.shape), array, old[name])
+
+    return {name: chosen(name, array) for name, array in new.items()}
 
 
 def caption_groups(tokens: Int32[Array, "batch tokens"]) -> Int32[Array, " batch"]:

@@ -151,6 +151,7 @@ serve(prepare)
 
 
 @pytest.mark.slow
+@pytest.mark.serial
 def test_a_worker_answers_on_its_own_cpus_waits_idle_and_its_failure_is_one_line():
     with Worker("lazy", ["-c", WORKER], {"answer": 42}, threads=1) as worker:
         assert worker.ask("cpus") == {"cpus": 1, "answer": 42, "threads": 1}
@@ -165,6 +166,7 @@ def test_a_worker_answers_on_its_own_cpus_waits_idle_and_its_failure_is_one_line
 
 @pytest.mark.parity
 @pytest.mark.slow
+@pytest.mark.serial
 def test_a_step_is_compared_with_open_clip(bench):
     code, printed, figures = bench(
         "step", "--preset", "ViT-S-32", "--batch_size", "2", "--rounds", "2", "--threads", "1"

@@ -66,6 +66,7 @@ serve(lambda options: {"take": take})
 
 
 @pytest.mark.slow
+@pytest.mark.serial
 def test_what_is_done_after_the_answer_is_charged_to_the_turn():
     with Worker("eager", ["-c", PREFETCHING], {}, threads=1) as worker:
         warm_up([worker])
@@ -78,6 +79,7 @@ def test_what_is_done_after_the_answer_is_charged_to_the_turn():
 
 
 @pytest.mark.slow
+@pytest.mark.serial
 def test_a_loader_that_fails_is_named():
     message = "process of broken ended with status 1: no shards"
     code = "raise SystemExit('no shards')"
@@ -131,6 +133,7 @@ SMALL = ("--batches", 2, "--batch_size", 16, "--image_size", 24, "--tokenizer", 
 
 
 @pytest.mark.slow
+@pytest.mark.serial
 @pytest.mark.parametrize("mode", ["fast", "device", "exact"])
 def test_ours_alone(shards, mode):
     figures, printed = run_bench("--shards", shards, "--mode", mode, "--rounds", 2, *SMALL)
@@ -148,12 +151,15 @@ def test_ours_alone(shards, mode):
 
 
 @pytest.mark.slow
-def test_scaling_compares_two_threads_with_one(shards):
+@pytest.mark.serial
+def test_scaling_compares_two_threads_with_one_and_with_two_processes(shards):
     figures, printed = run_bench("--shards", shards, "--scaling", "--rounds", 2, *SMALL)
-    assert set(figures["images_per_second"]) == {"one_thread", "two_threads"}
+    assert set(figures["images_per_second"]) == {"one_thread", "two_threads", "two_processes"}
     for row in figures["rows"]:
         assert row["one_thread_images_per_second"] > 0
+        assert row["two_processes_images_per_second"] > 0
     assert figures["ratio"] > 0
+    assert figures["threads_over_processes"] > 0
     assert "with one thread" in printed
 
 
@@ -197,6 +203,7 @@ def test_a_missing_rival_names_the_extra(bench, shards, monkeypatch):
 
 @pytest.mark.parity
 @pytest.mark.slow
+@pytest.mark.serial
 def test_loading_is_compared_with_open_clip(tmp_path):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (48, 64, 3), np.uint8)

@@ -142,6 +142,7 @@ serve(prepare)
 
 
 @pytest.mark.slow
+@pytest.mark.serial
 def test_differences_are_counted_and_shown_and_the_ratio_is_theirs_over_ours(
     tmp_path, monkeypatch, capsys
 ):

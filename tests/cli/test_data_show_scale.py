@@ -44,6 +44,7 @@ def giant(tmp_path_factory, tiny_config, replace_in):
 
 
 @pytest.mark.slow
+@pytest.mark.serial
 def test_a_batch_of_a_pool_of_billions_is_shown_at_once(giant, make_child_env):
     command = [sys.executable, "-c", _SHOW, "data", "show", f"--config={giant}"]
     command += ["--step=41235", "--rows=8"]

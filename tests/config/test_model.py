@@ -133,3 +133,16 @@ def test_a_decoder_that_cannot_be_built_is_refused(kind, values, message):
 
 def test_patches_by_hand():
     assert ViTConfig(image_size=224, patch_size=16).num_patches == 196
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"pad_value": 256}, "pad_value=256"),
+        ({"resize_side": 223}, "must not be less than image.image_size=224"),
+        ({"resize_side": 256, "resize": "pad"}, "nothing is cut out"),
+    ],
+)
+def test_a_resizing_that_cannot_be_is_refused(fields, found):
+    with pytest.raises(ValueError, match=found):
+        DualEncoderConfig(**fields)

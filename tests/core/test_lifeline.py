@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.serial]
 
 CHILD = """
 import os, socket, sys, threading, time

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipjax.data.resize import resize_bicubic, resize_exact, resize_fast
+from clipjax.config import DualEncoderConfig
+from clipjax.data.resize import EvaluationTransform, resize_bicubic, resize_fast
 
 
 def pixels(height=20, width=30, seed=0):
@@ -33,10 +34,10 @@ def torchvision_eval(image, side):
     ("height", "width"),
     [(40, 40), (16, 16), (67, 100), (100, 67), (17, 16), (16, 19), (9, 5), (200, 31), (1, 7)],
 )
-def test_resize_exact_is_torchvisions_transform(height, width, side):
+def test_the_default_transform_is_torchvisions(height, width, side):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     out = np.zeros((side, side, 3), np.uint8)
-    resize_exact(image, out)
+    EvaluationTransform()(image, out)
     np.testing.assert_array_equal(out, torchvision_eval(image, side))
 
 
@@ -79,3 +80,69 @@ def test_a_side_that_shrinks_by_much_is_not_left_to_linear_interpolation(size):
     cv2.resize(image, (64, 64), dst=linear, interpolation=cv2.INTER_LINEAR)
     error, linear_error = (np.square(x.astype(float) - exact).mean() for x in (out, linear))
     assert error < 0.7 * linear_error
+
+
+def squares(image, side, **fields):
+    out = np.full((side, side, 3), 99, np.uint8)
+    EvaluationTransform(**fields)(image, out)
+    return out
+
+
+def test_a_border_is_of_the_given_value_and_the_picture_is_whole():
+    image = np.random.default_rng(0).integers(0, 256, (10, 20, 3), dtype=np.uint8)
+    out = squares(image, 20, resize="pad", pad_value=77)
+    np.testing.assert_array_equal(out[5:15], image)
+    assert (out[:5] == 77).all()
+    assert (out[15:] == 77).all()
+
+
+def test_an_odd_border_is_wider_behind():
+    """One pixel in front and two behind, as open_clip pads."""
+    image = np.full((1, 4, 3), 200, np.uint8)
+    assert squares(image, 4, resize="pad")[:, 0, 0].tolist() == [0, 200, 0, 0]
+
+
+def test_a_hair_of_a_picture_keeps_a_pixel():
+    image = np.full((1, 500, 3), 200, np.uint8)
+    out = squares(image, 16, resize="pad")
+    assert (out == 200).all(axis=(1, 2)).sum() == 1
+
+
+def test_squash_shows_the_whole_picture_and_crop_its_middle():
+    image = np.zeros((8, 24, 3), np.uint8)
+    image[:, :8] = 250  # the left third
+    assert squares(image, 8, resize="squash")[:, 0].min() > 200
+    assert squares(image, 8).max() == 0
+
+
+@pytest.mark.parametrize(("offset", "first"), [("nearest", 2), ("down", 1)])
+def test_half_a_pixel_is_rounded_as_the_source_rounds(offset, first):
+    """Three columns are cut away: 1.5 in front is 2 for torchvision and 1 for transformers."""
+    image = np.repeat(np.arange(7, dtype=np.uint8)[None, :, None], 4, axis=0).repeat(3, axis=2)
+    assert squares(image, 4, crop_offset=offset)[0, :, 0].tolist() == list(range(first, first + 4))
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash"])
+def test_the_middle_of_a_larger_square(resize):
+    image = np.random.default_rng(0).integers(0, 256, (30, 45, 3), dtype=np.uint8)
+    whole = squares(image, 20, resize=resize)
+    middle = squares(image, 14, resize=resize, resize_side=20)
+    np.testing.assert_array_equal(middle, whole[3:17, 3:17])
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (17, 16), (16, 16)])
+def test_every_pixel_is_written_whatever_the_shape(resize, size):
+    image = np.full((*size, 3), 200, np.uint8)
+    out = squares(image, 16, resize=resize, pad_value=200)
+    assert (out == 200).all()
+
+
+def test_the_transform_of_a_model_is_what_its_config_says():
+    model = DualEncoderConfig(
+        resize="squash", interpolation="bilinear", resize_side=300, crop_offset="down", pad_value=9
+    )
+    assert EvaluationTransform.of(model) == EvaluationTransform(
+        resize="squash", interpolation="bilinear", resize_side=300, crop_offset="down", pad_value=9
+    )
+    assert EvaluationTransform.of(DualEncoderConfig()) == EvaluationTransform()

@@ -74,6 +74,7 @@ def slope(samples, sizes):
 
 
 @pytest.mark.slow
+@pytest.mark.serial
 def test_memory_does_not_grow_with_the_samples_read(pool, make_child_env):
     """Less than 10 bytes a sample: 1 GB in 100 million. The first 50,000 samples warm up."""
     command = [sys.executable, "-c", _CHILD, str(pool), "fast", "200000"]

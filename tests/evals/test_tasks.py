@@ -5,18 +5,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipjax.config import DataConfig, EvalsConfig, TaskConfig, UserError
+from clipjax.config import DataConfig, DualEncoderConfig, EvalsConfig, TaskConfig, UserError
 from clipjax.evals.estimate import Estimate
 from clipjax.evals.retrieval import Retrieval
 from clipjax.evals.tasks import Task, flat_metrics, make_tasks
 from clipjax.evals.zeroshot import ZeroShotClassification
+
+MODEL = DualEncoderConfig()
 
 
 def make(root, task=None, **fields):
     """The task `x` of a config, with fields of a TaskConfig."""
     task = dataclasses.replace(task or TaskConfig(shards="eval/*.tar"), **fields)
     evals = EvalsConfig(tasks={"x": task}, bootstrap_resamples=50)
-    return make_tasks(evals, DataConfig(root=str(root)))["x"]
+    return make_tasks(evals, DataConfig(root=str(root)), MODEL)["x"]
 
 
 def error_of(root, task=None, **fields):
@@ -96,7 +98,7 @@ def test_the_first_caption_of_a_list_is_the_one(shards_root):
 
 def test_both_tasks_of_a_config_keep_their_names(root):
     evals = EvalsConfig(tasks={"a": TaskConfig(shards="eval/*.tar"), "b": COLOURS})
-    tasks = make_tasks(evals, DataConfig(root=str(root)))
+    tasks = make_tasks(evals, DataConfig(root=str(root)), MODEL)
     assert {name: type(task) for name, task in tasks.items()} == {
         "a": Retrieval,
         "b": ZeroShotClassification,
@@ -181,7 +183,7 @@ def test_an_evaluation_picture_that_does_not_decode_is_an_error(root, make_tar, 
     """Training replaces such a sample; a score over fewer pictures would be another score."""
     where = replace_sample(root, make_tar, png=data)
     evals = EvalsConfig(tasks={"x": TaskConfig(shards="eval/*.tar")})
-    task = make_tasks(evals, DataConfig(root=str(root), max_image_pixels=100))["x"]
+    task = make_tasks(evals, DataConfig(root=str(root), max_image_pixels=100), MODEL)["x"]
     out = np.zeros((4, 4, 3), np.uint8)
     for index in range(3):
         task.images.fill(index, out)
@@ -209,9 +211,31 @@ def test_samples_that_are_not_scored_are_told(root, make_tar):
     make_tar(root / "eval" / "1.tar", {"009": {"png": pixels, "txt": b"no label"}})
     evals = EvalsConfig(tasks={"labels": COLOURS, "texts": TaskConfig(shards="eval/*.tar")})
     told = []
-    tasks = make_tasks(evals, DataConfig(root=str(root)), say=told.append)
+    tasks = make_tasks(evals, DataConfig(root=str(root)), MODEL, say=told.append)
     assert [len(task.images) for task in tasks.values()] == [3, 4]
     assert told == [
         "config.evals.tasks.labels: 1 samples lack an image or .cls and are not scored; the first "
         f"is {root}/eval/1.tar: 009."
     ]
+
+
+def test_pictures_are_resized_as_the_model_wants_them(root):
+    """The left half of each picture is white: a squeezed one shows it, the middle does not."""
+    import tarfile
+
+    pixels = np.zeros((4, 16, 3), np.uint8)
+    pixels[:, :4] = 255
+    with tarfile.open(root / "eval" / "0.tar", "w") as tar:
+        for name, content in {"0.png": png(pixels), "0.txt": b"a"}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    evals = EvalsConfig(tasks={"x": TaskConfig(shards="eval/*.tar")})
+    seen = {}
+    for resize in ("crop", "squash"):
+        model = dataclasses.replace(MODEL, resize=resize)
+        task = make_tasks(evals, DataConfig(root=str(root)), model)["x"]
+        seen[resize] = np.empty((4, 4, 3), np.uint8)
+        task.images.fill(0, seen[resize])
+    assert seen["crop"].max() == 0
+    assert seen["squash"][:, 0].min() > 150

@@ -95,7 +95,7 @@ def test_losses_are_those_of_open_clip_in_value_and_gradient(kind, scale, sharde
 
 def test_evaluation_crops_are_those_of_open_clip():
     """To the last bit: the filter, the rounding of the long side, and the offset of the crop."""
-    from clipjax.data.resize import resize_exact
+    from clipjax.data.resize import EvaluationTransform
 
     golden = load("preprocessing")
     numbers = [key.removeprefix("image_") for key in golden if key.startswith("image_")]
@@ -103,8 +103,28 @@ def test_evaluation_crops_are_those_of_open_clip():
     for number in numbers:
         image, expected = golden[f"image_{number}"], golden[f"crop_{number}"]
         out = np.empty_like(expected)
-        resize_exact(image, out)
+        EvaluationTransform()(image, out)
         np.testing.assert_array_equal(out, expected, err_msg=f"{image.shape}")
+
+
+def test_every_way_to_resize_is_that_of_its_source():
+    """To the last bit, open_clip's and those of transformers that work with Pillow."""
+    import json
+
+    from clipjax.data.resize import EvaluationTransform
+
+    golden = load("preprocessing_modes")
+    images = {k.removeprefix("image_"): v for k, v in golden.items() if k.startswith("image_")}
+    cases = {k.removeprefix("fields_"): v for k, v in golden.items() if k.startswith("fields_")}
+    assert len(images) == 7
+    assert len(cases) == 9
+    for case, fields in cases.items():
+        transform = EvaluationTransform(**json.loads(str(fields)))
+        for number, image in images.items():
+            expected = golden[f"{case}_{number}"]
+            out = np.empty_like(expected)
+            transform(image, out)
+            np.testing.assert_array_equal(out, expected, err_msg=f"{case} {image.shape}")
 
 
 @pytest.fixture(scope="module")

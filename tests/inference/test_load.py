@@ -1,5 +1,6 @@
 """A trained model as a person uses it."""
 
+import dataclasses
 import io
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from PIL import Image
 
 import clipjax
 from clipjax.config import UserError
+from clipjax.inference.load import Model
 from clipjax.models import with_params
 
 
@@ -154,3 +156,15 @@ def test_what_is_neither_picture_nor_text_is_named(trained, make_child_env):
         "UserError expected a text or a sequence of texts, found 3.",
         "UserError expected a text or a sequence of texts, found [b'a cat'].",
     ]
+
+
+def test_pictures_are_resized_as_the_config_of_the_model_says(model):
+    """A picture of another shape embeds like the square that its transform makes of it."""
+    wide = np.random.default_rng(3).integers(0, 256, (16, 40, 3)).astype(np.uint8)
+    config = dataclasses.replace(model.config, resize="squash", interpolation="bilinear")
+    squashing = Model(config, model.params, model.tokenizer, model.encoder, model.step)
+    square = np.asarray(Image.fromarray(wide).resize((16, 16), Image.Resampling.BILINEAR))
+    np.testing.assert_allclose(
+        squashing.encode_image(wide), model.encode_image(square[None]), atol=2e-6
+    )
+    assert np.abs(squashing.encode_image(wide) - model.encode_image(wide)).max() > 1e-3

@@ -113,8 +113,10 @@ def test_quickstart_evaluates_where_it_was_told_to_train(tree: Path, arguments: 
 @pytest.mark.parametrize(
     ("arguments", "chosen"),
     [
-        ([], r"-m not\ parity"),
-        (["--fast"], r"-m not\ slow\ and\ not\ parity"),
+        ([], r"-m serial\ and\ not\ parity"),
+        (["--fast"], r"-m not\ slow\ and\ not\ parity -n auto"),
+        (["--fast", "tests/data"], r"-m not\ slow\ and\ not\ parity tests/data"),
+        (["tests/data"], r"-m not\ parity tests/data"),
         (["--parity"], "-m parity"),
         (["-m", "slow", "--fast"], "-m slow"),
     ],
@@ -122,6 +124,8 @@ def test_quickstart_evaluates_where_it_was_told_to_train(tree: Path, arguments: 
 def test_test_script_chooses_by_marks(tree: Path, arguments: list[str], chosen: str):
     done = run(tree, "launch/test.sh", *arguments, DRY_RUN="1")
     command = done.stdout.splitlines()[-1]
+    both = not arguments
+    assert ("not\\ serial" in done.stdout.splitlines()[-2]) == both
     assert f"-m pytest {chosen}" in command
     assert "HF_HUB_OFFLINE=1 JAX_PLATFORMS=cpu" in command
     assert ("torch" in done.stdout) == ("--parity" in arguments)

@@ -10,7 +10,7 @@ import pytest
 
 from clipjax.config import MixtureConfig, to_json_dict
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.serial]
 
 # Quick to find a hang: a step of the tiny run takes milliseconds.
 _STEPS = ["--config.log.every_steps=1", "--config.evals.tasks.pairs.kind=retrieval"]

@@ -75,6 +75,12 @@ def _check_reference(path, arrays):
 
 
 @pytest.fixture(scope="session")
+def drawn_by_name():
+    """The function that draws a tensor by name and shape."""
+    return runpy.run_path(str(ROOT / "tests" / "interchange" / "conftest.py"))["drawn"]
+
+
+@pytest.fixture(scope="session")
 def towers(torch):
     """What fills a torch model with drawn tensors and stores what it computes: see `Towers`."""
     script = runpy.run_path(str(ROOT / "tests" / "interchange" / "conftest.py"))
@@ -133,13 +139,16 @@ class Towers:
         bias=0.0,
         grads,
         more=None,
+        every=1,
         caption_logits=None,
         pad_id=0,
     ):
         """Compares with the stored reference, or rewrites it (CLIPJAX_UPDATE_REFERENCES=1).
 
         `inputs` are arrays by name ("images" or "patches/...", and "tokens"), `embeds` the two
-        embeddings before they are made unit length, `scale` the multiplier of the cosines.
+        embeddings before they are made unit length, `scale` the multiplier of the cosines. Of the
+        gradient of the pixels, each `every`-th row and column is stored: of large images it is most
+        of the file.
         `caption_logits` are those of the token behind each place; `pad_id` is not predicted.
         """
         from clipjax.config import to_json_dict
@@ -166,7 +175,8 @@ class Towers:
             "image_embeds": image.detach().numpy(),
             "text_embeds": text.detach().numpy(),
             "logits": logits.detach().numpy(),
-            "grad_images": pixels.grad.numpy(),
+            "grad_images": pixels.grad.numpy()[:, ::every, ::every],
+            "grad_images_every": np.array(every),
             **{
                 f"grad/{n}": parameters[n].grad.numpy().reshape(-1)[: self.MOST_GRADIENT]
                 for n in grads

@@ -40,7 +40,10 @@ def test_the_batch_of_the_step_is_that_of_the_pairs(trainer):
 def test_the_number_of_patches_is_what_a_pair_costs(naflex_config):
     model = naflex_config.model
     assert trained_pair_forward_flops(naflex_config) == pair_forward_flops(model, 6)
-    assert pair_forward_flops(model, 6) > pair_forward_flops(model) == pair_forward_flops(model, 4)
+    # Beside the towers, the positions of each image are resampled: 4 cells of 16 for each patch.
+    resampling = 2 * 4 * 4 * model.image.width
+    assert pair_forward_flops(model, 4) == pair_forward_flops(model) + resampling
+    assert pair_forward_flops(model, 6) > pair_forward_flops(model, 4)
 
 
 def test_eight_devices_give_the_losses_of_one(trainer, naflex_config, make_trainer, losses_of):

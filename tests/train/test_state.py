@@ -26,10 +26,10 @@ def test_the_moving_average_starts_as_a_copy_of_the_parameters(state):
         assert state.ema[name].unsafe_buffer_pointer() != value.unsafe_buffer_pointer(), name
 
 
-def test_the_average_is_evaluated_where_there_is_one(state):
-    assert evaluated_params(state) == state.ema
+def test_the_average_is_evaluated_where_there_is_one(state, step_config):
+    assert evaluated_params(step_config, state) == state.ema
     without = dataclasses.replace(state, ema={})
-    assert evaluated_params(without) == state.params
+    assert evaluated_params(step_config, without) == state.params
 
 
 def test_a_run_without_a_moving_average_holds_none(step_config, replace_in):

@@ -6,8 +6,15 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from clipjax.config import TextConfig, TextTowerConfig, TokenizerConfig
+from clipjax.config import (
+    BertConfig,
+    ModernTextConfig,
+    TextConfig,
+    TextTowerConfig,
+    TokenizerConfig,
+)
 from clipjax.config.errors import UserError
+from clipjax.data.tokenizers.absent import AbsentTokenizer
 from clipjax.data.tokenizers.byte import ByteTokenizer
 
 
@@ -62,7 +69,19 @@ def make_tokenizer(
             f"{config.kind} tokenizer does not end a text with it. Set model.text.vocab_size to "
             f"{tokenizer.vocab_size}, or model.text.pool to 'last' or 'mean'."
         )
+    _check_padding(config, text, getattr(tokenizer, "pad_id", 0))
     return tokenizer
+
+
+def _check_padding(config: TokenizerConfig, text: TextTowerConfig, filled_with: int) -> None:
+    masks = isinstance(text, BertConfig | ModernTextConfig) or text.pool == "class"
+    if masks and text.pad_id != filled_with:
+        raise UserError(
+            f"config.model.text.pad_id={text.pad_id}: the {config.kind} tokenizer fills a row with "
+            f"{filled_with}, and a text tower of kind {text.kind!r} would take that for words. Set "
+            "config.tokenizer.pad_id or config.model.text.pad_id, so that both are the padding of "
+            "the vocabulary."
+        )
 
 
 def _make(
@@ -135,10 +154,12 @@ def tokenizer_from_json(saved: Mapping[str, Any]) -> Tokenizer:
         from clipjax.data.tokenizers.huggingface import HuggingFaceTokenizer
 
         return HuggingFaceTokenizer.from_json(saved)
+    if kind == "absent":
+        return AbsentTokenizer.from_json(saved)
     raise UserError(
         f"tokenizer.json: kind={kind!r} is not known here: it was saved by another version of "
         "clipjax. Use that one."
     )
 
 
-__all__ = ["ByteTokenizer", "Tokenizer", "make_tokenizer", "tokenizer_from_json"]
+__all__ = ["AbsentTokenizer", "ByteTokenizer", "Tokenizer", "make_tokenizer", "tokenizer_from_json"]

@@ -22,11 +22,13 @@ class Attention(nnx.Module):
         out_std: float,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
+        qkv_bias: bool = True,
     ):
         self.causal = causal
         self.qkv = nnx.LinearGeneral(
             width,
             (3, num_heads, width // num_heads),
+            use_bias=qkv_bias,
             kernel_init=nnx.initializers.normal(in_std),
             kernel_metadata={"axes": ("embed", None, "heads", None)},
             bias_metadata={"axes": (None, "heads", None)},

@@ -1,6 +1,7 @@
 """Batch norm, Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167."""
 
 import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +22,21 @@ class BatchNorm(nnx.Module):
         momentum: share of a batch in the running statistics.
         frozen: normalise by the running statistics in training too, and keep them.
         dtype: of the result; statistics are computed in float32.
+        start: initial gain.
     """
 
     def __init__(
-        self, channels: int, *, eps: float, momentum: float, frozen: bool, dtype: jnp.dtype
+        self,
+        channels: int,
+        *,
+        eps: float,
+        momentum: float,
+        frozen: bool,
+        dtype: jnp.dtype,
+        start: float = 1.0,
     ):
         self.eps, self.momentum, self.frozen, self.dtype = eps, momentum, frozen, dtype
-        self.scale = nnx.Param(jnp.ones(channels), axes=(None,))
+        self.scale = nnx.Param(jnp.full(channels, start, jnp.float32), axes=(None,))
         self.bias = nnx.Param(jnp.zeros(channels), axes=(None,))
         self.mean = nnx.BatchStat(jnp.zeros(channels), axes=(None,))
         self.variance = nnx.BatchStat(jnp.ones(channels), axes=(None,))
@@ -50,3 +59,23 @@ class BatchNorm(nnx.Module):
         unbiased = variance * (count / max(count - 1, 1))
         self.mean[...] += self.momentum * (mean - self.mean[...])
         self.variance[...] += self.momentum * (unbiased - self.variance[...])
+
+
+def freeze_batch_norms(model: nnx.Module, trained: Mapping[str, bool | tuple[bool, ...]]) -> None:
+    """Keeps the statistics of each batch norm whose gain or bias is not trained.
+
+    Of a stack of layers in one parameter all are frozen as soon as one of them is.
+
+    Args:
+        model: just built; later models are not changed.
+        trained: for each parameter whether it is, or which of its layers are.
+    """
+    for path, module in nnx.iter_modules(model):
+        if isinstance(module, BatchNorm):
+            place = "/".join(map(str, path))
+            if not all(_whole(trained.get(f"{place}/{part}", True)) for part in ("scale", "bias")):
+                module.frozen = True
+
+
+def _whole(trained: bool | tuple[bool, ...]) -> bool:
+    return trained if isinstance(trained, bool) else all(trained)

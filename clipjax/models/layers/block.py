@@ -17,8 +17,11 @@ from clipjax.models.layers.attention import Attention
 from clipjax.models.layers.rotary import Rotary
 
 Tokens = Float[Array, "batch tokens width"]
+Activations = Float[Array, "batch *places width"]
 Mask = Bool[Array, "batch tokens"] | None
 """Which tokens can be seen; None for all."""
+Statistics = Any
+"""The `nnx.State` of the batch norms of a block, empty for most."""
 
 
 def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -122,7 +125,7 @@ class Block(nnx.Module):
         (scaling of the residual outputs by depth).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (each is a choice of the config)
         self,
         width: int,
         num_heads: int,
@@ -135,6 +138,7 @@ class Block(nnx.Module):
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
         layer_scale: float | None = None,
+        qkv_bias: bool = True,
     ):
         out_std = width**-0.5 * (2 * depth) ** -0.5
         self.ln_1 = layer_norm(width, norm_eps, dtype, rngs)
@@ -146,6 +150,7 @@ class Block(nnx.Module):
             out_std=out_std,
             dtype=dtype,
             rngs=rngs,
+            qkv_bias=qkv_bias,
         )
         self.ln_2 = layer_norm(width, norm_eps, dtype, rngs)
         self.mlp = Mlp(
@@ -211,32 +216,49 @@ class Blocks(nnx.Module):
         else:
             self.stack = nnx.List(make(rngs) for _ in range(depth))
 
-    def __call__(self, x: Tokens, *context: Any) -> Tokens:
-        """Runs all blocks in order.
+    def __call__(self, x: Activations, *context: Any, **static: Any) -> Activations:
+        """Runs all blocks in order; the statistics of their batch norms move as in one block.
 
         Args:
-            x: the tokens.
+            x: the tokens or feature maps.
             context: what each block takes besides: the mask, the rotary positions.
+            static: what each block takes by name and a trace does not see, such as `train`.
         """
-        step = _rematerialised(self.remat, scanned=self.scan)
+        step = rematerialised(self.remat, scanned=self.scan, **static)
         if self.scan:
-            return jax.lax.scan(lambda x, block: (step(block, x, *context), None), x, self.stack)[0]
+            x, moved = jax.lax.scan(lambda x, block: step(block, x, *context), x, self.stack)
+            nnx.update(self.stack, moved)
+            return x
         for block in self.stack:
-            x = step(block, x, *context)
+            x, moved = step(block, x, *context)
+            nnx.update(block, moved)
         return x
 
 
-def _rematerialised(remat: Remat, *, scanned: bool) -> Callable[..., jax.Array]:
+def rematerialised(
+    remat: Remat, *, scanned: bool = False, **static: Any
+) -> Callable[..., tuple[jax.Array, Statistics]]:
+    """Returns what runs a block as `remat` says: its output, and its batch norms' statistics.
+
+    A block inside a transformation is a copy, so what moved in it must come out by value.
+
+    Args:
+        remat: what the backward pass finds saved.
+        scanned: the block is the body of a loop.
+        static: what the block takes by name and a trace does not see.
+    """
     policies = jax.checkpoint_policies
 
-    def run(block: Any, x: jax.Array, *context: Any) -> jax.Array:
-        return block(x, *context)
+    def run(block: Any, x: jax.Array, *context: Any) -> tuple[jax.Array, Statistics]:
+        return block(x, *context, **static), nnx.state(block, nnx.BatchStat)
 
     if remat == "none":
         return run
     policy = {
-        "names": policies.save_only_these_names("qkv", "attn", "fc1"),
-        "dots": policies.dots_with_no_batch_dims_saveable,
+        "names": policies.save_only_these_names("qkv", "attn", "fc1", "conv"),
+        "dots": policies.save_from_both_policies(
+            policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names("conv")
+        ),
         "full": policies.nothing_saveable,
     }[remat]
     # A loop keeps what is recomputed apart by itself; unrolled, XLA would merge it with the forward

@@ -13,7 +13,7 @@ def kept_patches(
 ) -> Int[Array, "batch kept"]:
     """Returns the places of the patches that each image keeps, in ascending order.
 
-    Every image keeps max(1, round((1 - dropped) patches) of them, drawn uniformly; padding comes
+    Every image keeps max(1, round((1 - dropped) patches)) of them, drawn uniformly; padding comes
     last, so that an image of few patches loses none to padding.
 
     Args:

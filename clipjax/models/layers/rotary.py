@@ -57,6 +57,20 @@ def rotary_2d(
     )
 
 
+def rotary_at(places: Int[Array, "batch tokens 2"], head_dim: int) -> Rotary:
+    """Returns the turns of patches anywhere: those of `rotary_2d` for their rows and columns.
+
+    Args:
+        places: row and column of each patch, in patches.
+        head_dim: channels of a head; a multiple of 4.
+    """
+    half = head_dim // 2
+    frequencies = 10_000.0 ** (-np.arange(0, half, 2, dtype=np.float64) / half)
+    angles = places[..., None].astype(jnp.float32) * frequencies.astype(np.float32)
+    angles = angles.reshape(*places.shape[:2], half)
+    return Rotary(cos=jnp.cos(angles), sin=jnp.sin(angles))
+
+
 def _of(angles: Float[np.ndarray, "tokens pairs"]) -> Rotary:
     return Rotary(cos=np.cos(angles).astype(np.float32), sin=np.sin(angles).astype(np.float32))
 
@@ -71,15 +85,24 @@ def unturned_before(rotary: Rotary, tokens: int) -> Rotary:
 
 def taken(rotary: Rotary, places: Int[Array, "batch kept"]) -> Rotary:
     """Returns the turns of the tokens that each example keeps."""
-    return Rotary(cos=jnp.asarray(rotary.cos)[places], sin=jnp.asarray(rotary.sin)[places])
+    cos, sin = jnp.asarray(rotary.cos), jnp.asarray(rotary.sin)
+    if cos.ndim == 2:
+        return Rotary(cos=cos[places], sin=sin[places])
+    rows = places[..., None]
+    return Rotary(
+        cos=jnp.take_along_axis(cos, rows, axis=1), sin=jnp.take_along_axis(sin, rows, axis=1)
+    )
 
 
 def turned(
     x: Float[Array, "batch tokens heads channels"], rotary: Rotary
 ) -> Float[Array, "batch tokens heads channels"]:
-    """Returns queries or keys turned; neighbouring channels are a pair."""
-    cos = jnp.asarray(rotary.cos, x.dtype)[..., :, None, :]
-    sin = jnp.asarray(rotary.sin, x.dtype)[..., :, None, :]
-    even, odd = x[..., 0::2], x[..., 1::2]
+    """Returns queries or keys turned; neighbouring channels are a pair.
+
+    The turn is worked out in float32, and rounded once.
+    """
+    cos = jnp.asarray(rotary.cos)[..., :, None, :]
+    sin = jnp.asarray(rotary.sin)[..., :, None, :]
+    even, odd = x[..., 0::2].astype(cos.dtype), x[..., 1::2].astype(cos.dtype)
     pairs = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
-    return pairs.reshape(x.shape)
+    return pairs.reshape(x.shape).astype(x.dtype)

@@ -133,6 +133,7 @@ def settle(host):
 
 
 @pytest.mark.slow
+@pytest.mark.serial
 @pytest.mark.parametrize(("window", "lanes"), [(2, 1), (8, 1), (2, 4), (8, 4)])
 def test_an_epoch_fetches_every_shard_once_in_large_requests(large, tmp_path, window, lanes):
     """In blocks of 8 MiB; an epoch of 1,016 samples is 254 batches of four."""
@@ -149,6 +150,7 @@ def test_an_epoch_fetches_every_shard_once_in_large_requests(large, tmp_path, wi
 
 
 @pytest.mark.slow
+@pytest.mark.serial
 @pytest.mark.parametrize("lanes", [4, 8])
 def test_four_hosts_fetch_together_hardly_more_than_one(large, tmp_path, lanes):
     """Each its own cache. What a cut between lanes costs is a block of the shard it lies in."""
@@ -188,6 +190,7 @@ def test_four_hosts_fetch_together_hardly_more_than_one(large, tmp_path, lanes):
 
 
 @pytest.mark.slow
+@pytest.mark.serial
 def test_a_second_epoch_is_fetched_ahead_too(small, tmp_path):
     """The cache holds the windows, not the pool: every epoch fetches it again, shard by shard."""
     fields = {"block_bytes": 1 << 14, "cache_bytes": 1_500_000}
@@ -204,6 +207,7 @@ def test_a_second_epoch_is_fetched_ahead_too(small, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.serial
 def test_fetching_ahead_hides_the_waiting(small, tmp_path):
     """An answer comes after 0.1 s; a shard of four blocks is used up in about a second."""
 
@@ -253,6 +257,7 @@ def everything(number, request):
 
 
 @pytest.mark.slow
+@pytest.mark.serial
 @pytest.mark.parametrize(
     "fault",
     [
@@ -404,6 +409,7 @@ def test_a_shard_that_is_replaced_during_the_run_ends_it(server, pictures, at, v
 
 
 @pytest.mark.slow
+@pytest.mark.serial
 def test_shards_of_a_bucket_by_pattern(bucket, make_tar, tmp_path):
     endpoint, put = bucket
     for s in range(3):
