@@ -1,6 +1,7 @@
 """Layer 2: NNX modules, one file a family, and the tables of towers."""
 
-from clipjax.models.dual_encoder import IMAGE_TOWERS, TEXT_TOWERS, DualEncoder
+from clipjax.models.cappa import parallel_captions
+from clipjax.models.dual_encoder import DECODERS, IMAGE_TOWERS, TEXT_TOWERS, DualEncoder
 from clipjax.models.params import (
     abstract_model,
     init_model_state,
@@ -16,6 +17,7 @@ from clipjax.models.params import (
 from clipjax.models.patches import Patches, patches_of
 
 __all__ = [
+    "DECODERS",
     "IMAGE_TOWERS",
     "TEXT_TOWERS",
     "DualEncoder",
@@ -27,6 +29,7 @@ __all__ = [
     "model_state_of",
     "num_params",
     "num_tower_params",
+    "parallel_captions",
     "param_axes",
     "param_shapes",
     "patches_of",
