@@ -30,8 +30,9 @@ def make_train_step(
     """Returns the step, not yet compiled; `compile_step` pins its shardings.
 
     A step whose loss, gradient or batch statistics are not finite moves no parameter and no
-    statistics; for the moments of Adam its gradient counts as zero. Choosing between the old and the new state as a whole would be simpler
-    to say, but it makes XLA keep both: 0.4 GB and 650 copies more for ViT-B/32.
+    statistics; for the moments of Adam its gradient counts as zero. Choosing between the old and
+    the new state as a whole would be simpler to say, but it makes XLA keep both: 0.4 GB and 650
+    copies more for ViT-B/32.
     """
     schedule = learning_rate(config.optim, config.num_steps)
     augment_key, tower_key = (
