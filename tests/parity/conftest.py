@@ -75,6 +75,12 @@ def _check_reference(path, arrays):
 
 
 @pytest.fixture(scope="session")
+def draw_by_name():
+    """The function that draws the tensor of a name and a shape."""
+    return runpy.run_path(str(ROOT / "tests" / "interchange" / "conftest.py"))["drawn"]
+
+
+@pytest.fixture(scope="session")
 def towers(torch):
     """What fills a torch model with drawn tensors and stores what it computes: see `Towers`."""
     script = runpy.run_path(str(ROOT / "tests" / "interchange" / "conftest.py"))
