@@ -78,7 +78,7 @@ def layout(
     if naflex:
         require(config, f"{FORMAT}'s NaFlex", {"image.pool": "map", "image.positions": "learned"})
     entries = [
-        *_image(vit, f"{prefix}img", scanned=scanned, naflex=naflex),
+        *image_entries(vit, f"{prefix}img", scanned=scanned, naflex=naflex),
         *_text(text, f"{prefix}txt", scanned=scanned),
         same("log_logit_scale", f"{prefix}t", shape=(1,)),
     ]
@@ -87,7 +87,10 @@ def layout(
     return Layout(format=FORMAT, entries=tuple(entries))
 
 
-def _image(vit: ViTConfig, theirs: str, *, scanned: bool, naflex: bool) -> Iterable[Entry]:
+def image_entries(
+    vit: ViTConfig, theirs: str, *, scanned: bool = False, naflex: bool = False
+) -> Iterable[Entry]:
+    """Yields the entries of an image tower below `theirs`."""
     side = vit.image_size // vit.patch_size
     flat = (3 * vit.patch_size**2, vit.width) if naflex else None
     yield same("image/patchify/kernel", f"{theirs}/embedding/kernel", shape=flat)

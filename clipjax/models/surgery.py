@@ -159,25 +159,25 @@ def replace_projection(
     part: Part,
     *,
     seed: int,
-    projection: Any = True,
+    projection: bool | str | None = None,
     embed_dim: int | None = None,
 ) -> Model:
-    """Returns the model with a new map from a tower to the shared space, or with none.
+    """Returns the model with a new map from a tower to the shared space, another kind, or none.
 
     Args:
         config: of the model.
         params: of the model.
         part: whose projection.
         seed: of the initial numbers.
-        projection: the field `projection` of the tower, for towers that have one: False drops the
-            map (then the shared space is the tower's width), True draws a new one.
+        projection: another value of the tower's field `projection`: False ("none" for BERT) drops
+            the map, and the shared space must be as wide as the tower.
         embed_dim: of a new shared space; the other tower's projection is drawn anew too.
 
     Raises:
         UserError: if the towers would not fit together.
     """
     tower = getattr(config, part)
-    fields = {"projection": projection} if hasattr(tower, "projection") else {}
+    fields = {} if projection is None else {"projection": projection}
     new = _replaced(config, part, fields, embed_dim=embed_dim or config.embed_dim)
     kept = _host(params)
     heads = tuple(f"{part}/{name}/" for name in _PROJECTIONS.get(tower.kind, _PROJECTION))

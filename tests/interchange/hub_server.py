@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-ROOT = Path(sys.argv[1])
+ROOT = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -118,6 +118,7 @@ class Handler(BaseHTTPRequestHandler):
         print(self.command, self.path, flush=True)
 
 
-server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-print(server.server_address[1], flush=True)
-server.serve_forever()
+if __name__ == "__main__":
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    print(server.server_address[1], flush=True)
+    server.serve_forever()

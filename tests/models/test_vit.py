@@ -297,7 +297,7 @@ EVERYTHING = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("fields", "side"), zip(EVERYTHING, (12, 20), strict=True), ids=["mean", "map"]
+    ("fields", "side"), [*zip(EVERYTHING, (12, 20), strict=True)], ids=["mean", "map"]
 )
 def test_a_gradient_reaches_every_parameter_and_scanned_blocks_give_the_same(fields, side, tiny):
     config = tiny.model(tiny.vit(image_size=side, **fields))
