@@ -7,6 +7,7 @@ import pytest
 
 import clipjax
 from clipjax.cli.main import main
+from clipjax.config import PRESETS, ConvNetConfig
 
 
 @pytest.fixture
@@ -68,9 +69,14 @@ def test_what_is_there_stays_without_force(command, trained, tmp_path):
     assert command(*args, "--force")[0] == 0
 
 
-def test_a_tower_that_the_format_does_not_have_is_one_line(command, trained, tmp_path):
-    status, _, err = command("convert", trained[0], tmp_path / "x", "--to", "open_clip")
+def test_a_tower_that_the_format_does_not_have_is_one_line(
+    command, tiny_config, replace_in, tmp_path, monkeypatch
+):
+    tower = ConvNetConfig(image_size=16, widths=(8, 8), depths=(0, 0))
+    monkeypatch.setitem(PRESETS, "Tiny", replace_in(tiny_config.model, "image", tower))
+    status, _, err = command("convert", "Tiny", tmp_path / "x", "--to", "open_clip")
     assert status == 1
+    assert "towers 'convnet' and 'transformer' cannot be written as open_clip" in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
