@@ -151,8 +151,8 @@ def test_how_it_is_computed_changes_no_embedding_no_statistic_and_no_gradient(
     arrays = stacked(params, param_shapes(config)) if scan else params
     found, moved, slopes = in_training(arrays, config)
     np.testing.assert_allclose(found, embeds, atol=1e-5)
-    moved, slopes = unrolled(moved), unrolled(slopes)
     if scan:
+        moved, slopes = unrolled(moved), unrolled(slopes)
         slopes = {n: g for n, g in slopes.items() if n.startswith("image/")}
     assert set(moved) == set(state)
     for name, value in moved.items():
