@@ -2,9 +2,6 @@
 
 import io
 import json
-import shlex
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
@@ -13,7 +10,7 @@ import pytest
 from clipjax.config import UserError
 from clipjax.interchange.npz_file import write_npz
 from clipjax.interchange.safetensors_file import write_safetensors
-from clipjax.interchange.weights_file import open_tensors, pickle_refusal, read_json
+from clipjax.interchange.weights_file import open_tensors, read_json
 
 
 def safetensors(path, **tensors):
@@ -64,18 +61,6 @@ def test_pickles_are_refused_unread_with_the_way_out(tmp_path, name, content):
     assert message.startswith(str(path))
     assert "\n" not in message
     assert f"torch.load('{name}', map_location='cpu', weights_only=True)" in message
-
-
-@pytest.mark.parity
-def test_the_command_of_the_refusal_works(tmp_path, torch):
-    torch.save(
-        {"state_dict": {"a": torch.arange(3.0), "b": torch.ones(2, 2).t()}}, tmp_path / "model.bin"
-    )
-    command = shlex.split(pickle_refusal("model.bin").partition("safetensors: ")[2])
-    subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, check=True)
-    found = open_tensors(tmp_path / "model.safetensors")
-    np.testing.assert_array_equal(found.read("a"), A)
-    np.testing.assert_array_equal(found.read("b"), B)
 
 
 @pytest.mark.parametrize(
