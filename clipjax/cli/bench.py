@@ -3,6 +3,7 @@
 clipjax bench step --vs open_clip --json -
 clipjax bench tokenizer --vs open_clip --json -
 clipjax bench dispatch --preset ViT-B-32
+clipjax bench load --preset ViT-L-14 --json -
 """
 
 import argparse
@@ -44,6 +45,22 @@ def configure(parser: Parser) -> None:
     _add_count(tokenizer, "--rounds", 5, "timed rounds of each")
     _add_count(tokenizer, "--captions", 5000, "captions of each kind in a round")
 
+    load = benchmarks.add_parser(
+        "load",
+        help="time reading weights, taking turns with a plain reader, and its peak memory",
+        description="Writes random weights of a model as safetensors (open_clip's names) and reads "
+        "them in fresh processes that take turns: ours onto the device, and "
+        "safetensors.numpy.load_file with one transposed copy of each matrix. The ratio is the "
+        "median over the rounds; the peak is that of anonymous memory over the size of the file.",
+    )
+    load.add_argument(
+        "--preset", default="ViT-L-14", metavar="NAME", help="model (default: %(default)s)"
+    )
+    load.add_argument(
+        "--dir", default=None, metavar="DIR", help="for the file (default: the temporary folder)"
+    )
+    _add_count(load, "--rounds", 3, "timed loads of each")
+
     dispatch = benchmarks.add_parser(
         "dispatch",
         help="time what the host does around the compiled step",
@@ -65,6 +82,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         from clipjax.cli.bench_dispatch import dispatch_figures
 
         return dispatch_figures(args.preset, steps=args.steps)
+    if args.benchmark == "load":
+        from clipjax.cli.bench_load import load_figures
+
+        return load_figures(args.preset, rounds=args.rounds, folder=args.dir)
     if args.benchmark == "tokenizer":
         from clipjax.cli.bench_tokenizer import tokenizer_figures
 

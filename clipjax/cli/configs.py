@@ -4,6 +4,7 @@ import argparse
 import difflib
 import importlib.util
 import json
+import keyword
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,6 +65,7 @@ def apply_overrides(config: ml_collections.ConfigDict, overrides: Sequence[str])
     from absl import flags
     from ml_collections import config_flags
 
+    overrides = [_with_underscores(override) for override in overrides]
     for override in overrides:
         _check_override(config, override)
     # The parsers of absl know no None: a field that may be empty is emptied after them.
@@ -84,6 +86,13 @@ def apply_overrides(config: ml_collections.ConfigDict, overrides: Sequence[str])
         with section.ignore_type():
             section[field] = None
     return from_config_dict(TrainConfig, config)
+
+
+def _with_underscores(override: str) -> str:
+    """Returns the override with Python's name of a field whose own name is a keyword."""
+    name, equals, value = override.partition("=")
+    parts = [f"{part}_" if keyword.iskeyword(part) else part for part in name.split(".")]
+    return ".".join(parts) + equals + value
 
 
 def _check_override(config: Any, override: str) -> None:

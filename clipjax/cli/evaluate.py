@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         from clipjax.evals.report import table, to_json
         from clipjax.evals.retrieval import Retrieval
         from clipjax.evals.tasks import make_tasks
-        from clipjax.inference.load import checkpoint_config, load, pick_checkpoint
+        from clipjax.inference.load import load
+        from clipjax.interchange.run_directory import checkpoint_config, pick_checkpoint
 
         def say(text: str) -> None:
             if jax.process_index() == 0:

@@ -22,6 +22,8 @@ COMMANDS = {
     "inspect": ("clipjax.cli.inspect", "show what a run is, without running it", True),
     "models": ("clipjax.cli.models", "list the published models that have a preset", False),
     "data": ("clipjax.cli.data", "make, check, describe and measure shards; show batches", True),
+    "convert": ("clipjax.cli.convert", "write a model in the files of another codebase", False),
+    "push": ("clipjax.cli.push", "send a folder of weights to the Hugging Face Hub", False),
     "doctor": ("clipjax.cli.doctor", "check this machine, and that a model can learn", True),
     "bench": ("clipjax.cli.bench", "measure speed, interleaved with a rival", False),
 }

@@ -32,6 +32,7 @@ from clipjax.config.text_towers import (
 )
 from clipjax.config.train import (
     CheckpointConfig,
+    InitConfig,
     LogConfig,
     LoraConfig,
     LossConfig,
@@ -58,6 +59,7 @@ __all__ = [
     "EvaConfig",
     "EvalsConfig",
     "ImageConfig",
+    "InitConfig",
     "LogConfig",
     "LoraConfig",
     "LossConfig",

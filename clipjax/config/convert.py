@@ -1,4 +1,8 @@
-"""Dataclass configs to and from ml_collections and JSON; every mistake names its field."""
+"""Dataclass configs to and from ml_collections and JSON; every mistake names its field.
+
+A field that would be a keyword of Python ends in an underscore, which flags and JSON leave out:
+`from_` is `--config.init.from`, and "from" in a config.json.
+"""
 
 import dataclasses
 import functools
@@ -25,7 +29,9 @@ def to_config_dict(config: Any) -> ml_collections.ConfigDict:
 
 def to_json_dict(config: Any) -> dict[str, Any]:
     """Returns `config` as nested plain dicts that `json` can write."""
-    return dataclasses.asdict(config)
+    return dataclasses.asdict(
+        config, dict_factory=lambda items: {name.rstrip("_"): value for name, value in items}
+    )
 
 
 def from_config_dict(config_class: type, values: Any, path: str = "config") -> Any:
@@ -41,11 +47,13 @@ def from_config_dict(config_class: type, values: Any, path: str = "config") -> A
     """
     _check_section(values, path)
     hints = _hints(config_class)
+    fields = {name.rstrip("_"): name for name in hints}
     built = {}
     for name in values:
-        if name not in hints:
+        field = fields.get(name, name)
+        if field not in hints:
             raise UsageError(unknown_field(path, name, list(hints)))
-        built[name] = _from_value(hints[name], values[name], f"{path}.{name}")
+        built[field] = _from_value(hints[field], values[name], f"{path}.{name}")
     try:
         return config_class(**built)
     except ValueError as error:
@@ -59,6 +67,7 @@ def _check_section(values: Any, path: str) -> None:
 
 def unknown_field(path: str, name: str, known: list[str]) -> str:
     """Returns the message for a field that does not exist."""
+    known = [field.rstrip("_") for field in known]
     return (
         f"{path}.{name}: no such field.{did_you_mean(name, known)} "
         f"Fields here: {', '.join(sorted(known))}."

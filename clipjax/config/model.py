@@ -104,8 +104,8 @@ class DualEncoderConfig:
                 f"image.pooler_heads={image.pooler_heads} does not divide "
                 f"embed_dim={self.embed_dim}, the width of the pooler"
             )
-        bare_image = isinstance(image, ViTConfig) and not (image.projection or pooler)
-        if bare_image and image.width != self.embed_dim:
+        bare_image = not pooler and isinstance(image, ViTConfig) and not image.projection
+        if isinstance(image, ViTConfig) and bare_image and image.width != self.embed_dim:
             raise ValueError(
                 f"image.projection=False needs embed_dim={self.embed_dim} to be "
                 f"image.width={image.width}"

@@ -8,6 +8,7 @@ g-opt/16, the exact one everywhere else, although all were trained with the tanh
 
 import dataclasses
 
+from clipjax.config.image_towers import ViTConfig
 from clipjax.config.model import DualEncoderConfig
 from clipjax.config.text_towers import TextConfig
 from clipjax.config.vit_shapes import VIT_SHAPES, vit_of
@@ -54,12 +55,10 @@ _TEXT_FIELDS = {
 }
 
 
-def _siglip(
-    name: str, size: tuple[str, int, int], *, vocab_size: int, tanh_text: bool
-) -> DualEncoderConfig:
-    shape, patch_size, image_size = size
-    tanh_image = (shape, patch_size) in (("B", 32), ("g-opt", 16))
-    image = vit_of(
+def siglip_vit(shape: str, patch_size: int, image_size: int) -> ViTConfig:
+    """Returns the image tower of a SigLIP, as timm has it."""
+    tanh = (shape, patch_size) in (("B", 32), ("g-opt", 16))
+    return vit_of(
         shape,
         image_size=image_size,
         patch_size=patch_size,
@@ -68,9 +67,15 @@ def _siglip(
         pre_norm=False,
         patch_bias=True,
         projection=False,
-        activation="gelu_tanh" if tanh_image else "gelu",
+        activation="gelu_tanh" if tanh else "gelu",
         norm_eps=1e-6,
     )
+
+
+def _siglip(
+    name: str, size: tuple[str, int, int], *, vocab_size: int, tanh_text: bool
+) -> DualEncoderConfig:
+    shape, image = size[0], siglip_vit(*size)
     text = TextConfig(
         **dataclasses.asdict(VIT_SHAPES["So400m" if shape == "g-opt" else shape]),
         **{"context_length": 64, "projection_bias": True} | _TEXT_FIELDS.get(name, {}),

@@ -184,6 +184,25 @@ class LogConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """What the parameters are before the first step.
+
+    Attributes:
+        from_: `--config.init.from`: weights to go on from: "hf:org/name", a folder of another
+            codebase or of a run, or a file of weights with `preset`; empty for random ones. The
+            tokenizer comes with them. Read once, when the run begins.
+        preset: which model a file of weights is.
+    """
+
+    from_: str = ""
+    preset: str = ""
+
+    def __post_init__(self):
+        if self.preset and not self.from_:
+            raise ValueError(f"preset={self.preset!r} names the model of `from`, which is empty")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One run: everything that decides its result, and nothing of the machine it runs on.
 
@@ -195,6 +214,7 @@ class TrainConfig:
     num_steps: int = 10_000
     seed: int = 0
     model: DualEncoderConfig = DualEncoderConfig()
+    init: InitConfig = InitConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()

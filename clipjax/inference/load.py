@@ -1,8 +1,7 @@
 """A trained model as a person uses it in a notebook."""
 
-import functools
-import json
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 import jax
@@ -10,17 +9,14 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from clipjax.config import DualEncoderConfig, MeshConfig, TrainConfig, UserError, from_config_dict
-from clipjax.core.checkpoint import CheckpointReader, find_checkpoints
+from clipjax.config import DualEncoderConfig, MeshConfig, UserError
 from clipjax.core.mesh import make_mesh
-from clipjax.core.partition import tree_shardings
 from clipjax.data.decode import BadSampleError, decode_image, on_white
 from clipjax.data.resize import EvaluationTransform
-from clipjax.data.tokenizers import Tokenizer, tokenizer_from_json
+from clipjax.data.tokenizers import Tokenizer
 from clipjax.inference.encoder import Encoder
-from clipjax.models import init_model_state, init_params, num_params, param_axes
-from clipjax.models.lora import init_lora, merged
-from clipjax.optim import trained
+from clipjax.interchange.pretrained import open_pretrained
+from clipjax.models import num_params
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 Embeds = Float[np.ndarray, "items embed"]
@@ -37,7 +33,7 @@ class Model:
             the run kept one.
         tokenizer: maps a text to ids.
         encoder: embeds any number of items, split over the mesh.
-        step: of the checkpoint.
+        step: of the checkpoint; 0 for weights of another codebase.
     """
 
     def __init__(
@@ -137,88 +133,34 @@ def _pixels(image: ImageLike, index: int) -> np.ndarray:
 
 
 def load(
-    directory: str | os.PathLike[str],
+    spec: str | os.PathLike[str],
     *,
     step: int | None = None,
+    preset: str | None = None,
     all_devices: bool = False,
     batch_size: int = 32,
 ) -> Model:
-    """Loads the model of a run.
+    """Loads a model from files of ours or of another codebase.
 
     Args:
-        directory: the --workdir of the run.
-        step: of the checkpoint; the newest whole one by default.
+        spec: the --workdir of a run; "hf:org/name" or "hf:org/name@revision"; a folder with the
+            weights and the config of another codebase; a file of weights, with `preset`; or the
+            name of a preset, whose parameters are then untrained.
+        step: of the checkpoint of a run; the newest whole one by default.
+        preset: which model a file of weights is.
         all_devices: split every batch over all devices of all processes, instead of using the
             first device only.
         batch_size: items of one call of the compiled program.
 
     Raises:
-        UserError: if there is no such checkpoint, or it is damaged.
+        UserError: if there is no such model, its files are damaged, would run code, or disagree
+            about what it is.
     """
-    reader, step = pick_checkpoint(directory, step)
-    config = checkpoint_config(reader, step)
+    found = open_pretrained(spec, preset_name=preset, step=step)
     one = jax.process_count() == 1 and not all_devices
     mesh = make_mesh(MeshConfig(), num_devices=1 if one else None)
-    tokenizer = tokenizer_from_json(json.loads(reader.read(step, "tokenizer.json")))
-    encoder = Encoder(config.model, tokenizer, mesh, batch_size=batch_size)
-    shapes = jax.eval_shape(functools.partial(_saved, config))
-    shardings = tree_shardings(shapes, param_axes(config.model), mesh)
-    like = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        shapes,
-        shardings,
-    )
-    found = reader.restore(step, {name: part for name, part in like.items() if part})
-    arrays = {name: array for part in found.values() for name, array in part.items()}
-    model_state = init_model_state(config.model).keys()
-    params = {name: array for name, array in arrays.items() if name not in model_state}
-    params = merged(params, config.model, config.optim.lora)
-    params |= {name: arrays[name] for name in model_state}
-    return Model(config.model, params, tokenizer, encoder, step)
-
-
-def _saved(config: TrainConfig) -> dict[str, dict[str, jax.Array]]:
-    """Returns what of a checkpoint is evaluated; only its shapes are looked at."""
-    params = init_params(config.model, 0) | init_lora(config.model, config.optim.lora, 0)
-    shapes = {name: array.shape for name, array in params.items()}
-    averaged = (
-        {name for name, on in trained(config.optim, config.model, shapes).items() if on}
-        if config.optim.ema_decay
-        else set()
-    )
-    statistics = init_model_state(config.model)
-    where = "ema" if config.optim.ema_decay else "model_state"
-    saved = {
-        "params": {name: array for name, array in params.items() if name not in averaged},
-        "ema": {name: array for name, array in params.items() if name in averaged},
-        "model_state": {},
-    }
-    saved[where] |= statistics
-    return saved
-
-
-def pick_checkpoint(
-    directory: str | os.PathLike[str], step: int | None
-) -> tuple[CheckpointReader, int]:
-    """Returns a reader and a verified step.
-
-    Raises:
-        UserError: if the step does not exist or is damaged, or no whole checkpoint is left.
-    """
-    reader = find_checkpoints(directory)
-    if step is None:
-        step = reader.newest_verified()
-        if step is None:
-            raise UserError(f"{reader.directory}: every checkpoint is damaged.")
-    elif step not in reader.steps():
-        raise UserError(
-            f"{reader.directory}: no checkpoint of step {step}. There are {reader.steps()}."
-        )
-    elif problem := reader.problem(step):
-        raise UserError(f"{reader.path(step)} is damaged: {problem}.")
-    return reader, step
-
-
-def checkpoint_config(reader: CheckpointReader, step: int) -> TrainConfig:
-    """Returns the resolved config that a checkpoint carries; no code is run."""
-    return from_config_dict(TrainConfig, json.loads(reader.read(step, "config.json")))
+    encoder = Encoder(found.config, found.tokenizer, mesh, batch_size=batch_size)
+    params = found.params(mesh=mesh)
+    if found.directory is None:
+        print(f"warning: {found.spec}: a preset has no weights: untrained.", file=sys.stderr)
+    return Model(found.config, params, found.tokenizer, encoder, found.step)

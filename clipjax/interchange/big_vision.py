@@ -30,7 +30,7 @@ _WANTED = {
     "image.pre_norm": False,
     "image.layer_scale": None,
     "image.patch_bias": True,
-    "image.projection": False,
+    "image.qkv_bias": True,
     "text.kind": "transformer",
     "text.causal": False,
     "text.pool": ("last", "mean"),
@@ -72,8 +72,9 @@ def layout(
     assert isinstance(text, TextConfig)
     if vit.pool == "mean":
         require(config, FORMAT, {"image.norm_before_pool": True})
-    if text.projection:
-        require(config, FORMAT, {"text.projection_bias": True})
+    for tower in ("image", "text"):
+        if getattr(config, tower).projection:
+            require(config, FORMAT, {f"{tower}.projection_bias": True})
     if naflex:
         require(config, f"{FORMAT}'s NaFlex", {"image.pool": "map", "image.positions": "learned"})
     entries = [
@@ -103,6 +104,8 @@ def image_entries(
     yield from _encoder("image", f"{theirs}/Transformer", vit.depth, scanned=scanned)
     if vit.pool == "map":
         yield from _map_head("image/pool", f"{theirs}/MAPHead_0", vit.width)
+    if vit.projection:
+        yield from _dense("image/project", f"{theirs}/head")
 
 
 def _text(text: TextConfig, theirs: str, *, scanned: bool) -> Iterable[Entry]:
@@ -214,14 +217,14 @@ def config_of(shapes: Mapping[str, Shape]) -> DualEncoderConfig:
         patch = shapes[f"{image}/embedding/kernel"][0]
         patch = math.isqrt(values // 3) if naflex else patch
         vocab, _ = shapes[f"{text}/Embed_0/embedding"]
-        head = shapes.get(f"{text}/head/kernel")
+        space = shapes.get(f"{image}/head/kernel", (width,))[-1]
         config = DualEncoderConfig(
             image=ViTConfig(
                 image_size=patch * _grid(shapes, image),
                 patch_size=patch,
                 pre_norm=False,
                 patch_bias=True,
-                projection=False,
+                **_head(shapes, image),
                 **_pool(shapes, image),
                 **_tower(shapes, f"{image}/Transformer"),
             ),
@@ -230,11 +233,10 @@ def config_of(shapes: Mapping[str, Shape]) -> DualEncoderConfig:
                 context_length=shapes[f"{text}/pos_embedding"][1],
                 causal=False,
                 pool="last",
-                projection=head is not None,
-                projection_bias=head is not None,
+                **_head(shapes, text),
                 **_tower(shapes, f"{text}/Encoder_0"),
             ),
-            embed_dim=width,
+            embed_dim=space,
             init_logit_scale=10.0,
             init_logit_bias=-10.0 if f"{prefix}b" in shapes else None,
             pixel_mean=(0.5, 0.5, 0.5),
@@ -255,6 +257,11 @@ def config_of(shapes: Mapping[str, Shape]) -> DualEncoderConfig:
 def _grid(shapes: Mapping[str, Shape], image: str) -> int:
     *rows, _ = shapes[f"{image}/pos_embedding"]
     return math.isqrt(math.prod(rows))  # with a class token there is one more than a square
+
+
+def _head(shapes: Mapping[str, Shape], tower: str) -> dict[str, Any]:
+    found = f"{tower}/head/kernel" in shapes
+    return {"projection": found, "projection_bias": found}
 
 
 def _pool(shapes: Mapping[str, Shape], image: str) -> dict[str, Any]:

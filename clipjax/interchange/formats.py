@@ -1,11 +1,13 @@
 """The formats by name."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from clipjax.config import DualEncoderConfig
+from clipjax.config import DualEncoderConfig, UserError, did_you_mean
 from clipjax.interchange import big_vision, big_vision_cappa, open_clip, openai, transformers
 from clipjax.interchange.layout import Layout
+from clipjax.interchange.open_clip.config import from_open_clip, to_open_clip
 
 LAYOUTS: dict[str, Callable[..., Layout]] = {
     "big_vision": big_vision.layout,
@@ -13,6 +15,76 @@ LAYOUTS: dict[str, Callable[..., Layout]] = {
     "open_clip": open_clip.layout,
     "openai": openai.layout,
     "transformers": transformers.layout,
+}
+
+Options = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Format:
+    """What a folder of one codebase looks like; its layout is in `LAYOUTS` under the same name.
+
+    Attributes:
+        config_file: whose presence tells the folder; empty for a format without.
+        weights: names of the file of weights, the likeliest first; the first one is written.
+        read_config: from the JSON objects of the folder by name to our config and the options of
+            the layout.
+        write_config: from our config to the JSON objects of a folder by name.
+        variants: options of the layout that a file without its folder is tried with.
+        metadata: of the header of a safetensors file.
+    """
+
+    config_file: str = ""
+    weights: tuple[str, ...]
+    read_config: Callable[[Mapping[str, Any]], tuple[DualEncoderConfig, Options]] | None = None
+    write_config: Callable[[DualEncoderConfig], dict[str, Any]] | None = None
+    variants: tuple[Options, ...] = ({},)
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"format": "pt"})
+
+
+def _read_open_clip(files: Mapping[str, Any]) -> tuple[DualEncoderConfig, Options]:
+    found = files[_OPEN_CLIP]
+    if not isinstance(found, Mapping) or not isinstance(found.get("model_cfg"), Mapping):
+        raise UserError(f"{_OPEN_CLIP}: no model_cfg in it.")
+    return from_open_clip(found["model_cfg"], found.get("preprocess_cfg"))
+
+
+def _read_transformers(files: Mapping[str, Any]) -> tuple[DualEncoderConfig, Options]:
+    return transformers.from_transformers(files[_TRANSFORMERS], files.get(_PREPROCESSOR))
+
+
+_OPEN_CLIP, _TRANSFORMERS = "open_clip_config.json", "config.json"
+_PREPROCESSOR = "preprocessor_config.json"
+
+# A folder with the files of several formats is of the first one that is listed here.
+FORMATS: dict[str, Format] = {
+    "open_clip": Format(
+        config_file=_OPEN_CLIP,
+        weights=("open_clip_model.safetensors", "model.safetensors"),
+        read_config=_read_open_clip,
+        write_config=lambda config: {_OPEN_CLIP: to_open_clip(config)},
+        variants=({"custom_text": False}, {"custom_text": True}),
+    ),
+    "transformers": Format(
+        config_file=_TRANSFORMERS,
+        weights=("model.safetensors",),
+        read_config=_read_transformers,
+        write_config=transformers.to_transformers,
+        variants=tuple({"model_type": name} for name in transformers.FAMILIES),
+    ),
+    "big_vision": Format(
+        weights=("model.npz",),
+        variants=tuple(
+            {"prefix": prefix, "scanned": scanned, "naflex": naflex}
+            for prefix in ("params/", "")
+            for scanned in (False, True)
+            for naflex in (False, True)
+        ),
+    ),
+    "big_vision_cappa": Format(
+        weights=("model.npz",), variants=({"prefix": "params/"}, {"prefix": ""})
+    ),
+    "openai": Format(weights=("model.safetensors",)),
 }
 
 
@@ -25,3 +97,17 @@ def layout_of(name: str, config: DualEncoderConfig, **options: Any) -> Layout:
         options: of the format, such as `custom_text`.
     """
     return LAYOUTS[name](config, **options)
+
+
+def format_of(name: str) -> Format:
+    """Returns a format.
+
+    Raises:
+        UserError: if there is none of that name.
+    """
+    if name not in FORMATS:
+        raise UserError(
+            f"no format named {name!r}.{did_you_mean(name, FORMATS)} There are: "
+            f"{', '.join(FORMATS)}."
+        )
+    return FORMATS[name]

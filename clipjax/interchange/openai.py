@@ -59,16 +59,17 @@ def config_from_shapes(shapes: Mapping[str, Shape]) -> DualEncoderConfig:
         )
         image = _vit(shapes) if "visual.proj" in shapes else _resnet(shapes)
         return DualEncoderConfig(image=image, text=text, embed_dim=shapes["text_projection"][1])
-    except (KeyError, IndexError) as error:
-        raise UserError(
-            f"these are not the tensors of OpenAI's CLIP: {error.args[0]} is missing or has too "
-            "few axes. Name the preset of the model (--config) if it is another one."
-        ) from error
-    except ValueError as error:
-        raise UserError(
-            f"these are not the tensors of OpenAI's CLIP: {error}. Name the preset of the model "
-            "(--config) if it is another one."
-        ) from error
+    except KeyError as error:
+        raise _other(f"{error.args[0]} is missing") from error
+    except (IndexError, ValueError) as error:
+        raise _other(str(error)) from error
+
+
+def _other(problem: str) -> UserError:
+    return UserError(
+        f"these are not the tensors of OpenAI's CLIP: {problem}. Name the preset of the model "
+        "(--config) if it is another one."
+    )
 
 
 def _vit(shapes: Mapping[str, Shape]) -> ImageConfig:

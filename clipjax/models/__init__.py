@@ -1,10 +1,12 @@
 """Layer 2: NNX modules, one file a family, and the tables of towers."""
 
-from clipjax.models.dual_encoder import IMAGE_TOWERS, TEXT_TOWERS, DualEncoder
+from clipjax.models.cappa import parallel_captions
+from clipjax.models.dual_encoder import DECODERS, IMAGE_TOWERS, TEXT_TOWERS, DualEncoder
 from clipjax.models.params import (
     abstract_model,
     init_model_state,
     init_params,
+    model_state_names,
     model_state_of,
     num_params,
     num_tower_params,
@@ -15,6 +17,7 @@ from clipjax.models.params import (
 from clipjax.models.patches import Patches, patches_of
 
 __all__ = [
+    "DECODERS",
     "IMAGE_TOWERS",
     "TEXT_TOWERS",
     "DualEncoder",
@@ -22,9 +25,11 @@ __all__ = [
     "abstract_model",
     "init_model_state",
     "init_params",
+    "model_state_names",
     "model_state_of",
     "num_params",
     "num_tower_params",
+    "parallel_captions",
     "param_axes",
     "param_shapes",
     "patches_of",

@@ -104,15 +104,24 @@ class Bert(nnx.Module):
             tokens: with fewer than `context_length` of them the result is the same as with padding
                 behind.
         """
+        return self.pooled_and_tokens(tokens)[0]
+
+    def pooled_and_tokens(
+        self, tokens: Int32[Array, "batch tokens"]
+    ) -> tuple[Float[Array, "batch embed"], Float[Array, "batch tokens width"]]:
+        """Returns the embeddings, and the tokens that a decoder goes on from."""
         config, real = self.config, tokens != self.config.pad_id
         mask = real | ~real.any(axis=1, keepdims=True)
         rows = position_rows(real, config.first_position)
         x = gather_table(self.embedding[...])[tokens] + gather_table(self.positions[...])[rows]
         x = self.norm((x + self.types[0]).astype(self.dtype))
-        x = self._pooled(self.blocks(x, mask), mask)
-        if config.projection == "none":
+        seen = self.blocks(x, mask)
+        return self._projected(self._pooled(seen, mask)), seen
+
+    def _projected(self, x: Float[Array, "batch width"]) -> Float[Array, "batch embed"]:
+        if self.config.projection == "none":
             return x
-        if config.projection == "mlp":
+        if self.config.projection == "mlp":
             x = ACTIVATIONS["gelu"](self.hidden(x))
         return self.project(x)
 
@@ -122,7 +131,10 @@ class Bert(nnx.Module):
         if self.config.pool == "mean":
             return mean_of(x, mask)
         if self.config.pool == "max":
-            return x.max(axis=1, where=mask[..., None], initial=-jnp.inf)
+            # By its place: the gradient of a maximum compares values, which XLA may compute twice
+            # and round differently, and is NaN where none is equal.
+            place = jnp.where(mask[..., None], x, -jnp.inf).argmax(axis=1, keepdims=True)
+            return jnp.take_along_axis(x, place, axis=1)[:, 0]
         return jnp.tanh(self.pooler(x[:, 0])) if self.config.pool == "pooler" else x[:, 0]
 
 

@@ -20,9 +20,8 @@ from clipjax.models.layers.block import (
 FeatureMap = Float[Array, "batch height width channels"]
 SmallerMap = Float[Array, "batch rows columns outputs"]
 
-# The paper's, appendix A.1: normal, cut at two deviations.
-_START = nnx.initializers.truncated_normal(0.02)
 _STD = 0.02
+_START = nnx.initializers.normal(_STD)
 
 
 def _patches(inputs: int, outputs: int, size: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Conv:

@@ -69,20 +69,21 @@ def decoder_forward_flops(
         num_patches: as in `image_forward_flops`.
         num_tokens: of the caption, padding included; the context length by default.
     """
-    if config.decoder is None:
+    decoder = config.decoder
+    if decoder is None:
         return 0
     assert isinstance(config.image, ViTConfig)
     tokens = num_tokens or config.text.context_length
     patches = num_patches or config.image.num_patches
     seen = config.image.pooler_queries - 1 if config.image.pool == "coca" else patches
     image = jax.ShapeDtypeStruct((1, seen, config.image_token_width), jnp.float32)
-    if config.decoder.kind == "cappa":
+    if decoder.kind == "cappa":
         text = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
     else:
-        text = jax.ShapeDtypeStruct((1, tokens, config.decoder.width), jnp.float32)
+        text = jax.ShapeDtypeStruct((1, tokens, decoder.width), jnp.float32)
     compute = ComputeConfig(scan_layers=True)
     config = dataclasses.replace(config, compute=compute)
-    kind = DECODERS[config.decoder.kind]
+    kind = DECODERS[decoder.kind]
     graph, state = nnx.split(nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0))))
     return program_flops(
         lambda state, *inputs: nnx.merge(graph, state)(*inputs), state, text, image

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int32, Key, UInt8
 
-from clipjax.config import DualEncoderConfig
+from clipjax.config import CappaDecoderConfig, DualEncoderConfig
 from clipjax.config.errors import UsageError
 from clipjax.core.partition import constrain_batch
 from clipjax.models.bert import Bert
@@ -182,6 +182,7 @@ class DualEncoder(nnx.Module):
         if self._decoder_kind(None) == "coca":
             logits, tokens, pad_id = logits[:, :-1], tokens[:, 1:], self.config.text.pad_id
         else:
+            assert isinstance(self.config.decoder, CappaDecoderConfig)
             pad_id = self.config.decoder.pad_id
         ids = logits.shape[-1]
         return logits, jnp.minimum(tokens, ids - 1), (tokens != pad_id) & (tokens < ids)

@@ -41,11 +41,16 @@ def init_params(config: DualEncoderConfig, seed: int) -> Params:
 
 def init_model_state(config: DualEncoderConfig) -> Params:
     """Returns what the model accumulates itself, the statistics of batch norm; empty for most."""
-    _, state = _structure(config)
-    if not any(isinstance(variable, nnx.BatchStat) for _, variable in state):
+    if not model_state_names(config):
         return {}
     # Compiled, so that no parameter is drawn for it.
     return jax.jit(lambda: model_state_of(DualEncoder(config, rngs=nnx.Rngs(0))))()
+
+
+def model_state_names(config: DualEncoderConfig) -> list[str]:
+    """Returns the names of what `init_model_state` gives."""
+    _, state = _structure(config)
+    return [_name(path) for path, variable in state if isinstance(variable, nnx.BatchStat)]
 
 
 def model_state_of(model: DualEncoder) -> Params:

@@ -27,6 +27,7 @@ from clipjax.data.pipeline import Batches, DeviceBatches
 from clipjax.data.sources.tar_shards import TarShards
 from clipjax.data.tokenizers import Tokenizer, make_tokenizer, tokenizer_from_json
 from clipjax.data.training_images import row_spec
+from clipjax.train.starting_point import starting_tokenizer, starting_weights
 from clipjax.train.state import TrainState, abstract_state, as_dict, init_state
 
 _DAMAGED_SHOWN = 3
@@ -83,7 +84,8 @@ def open_data(config: TrainConfig, source: Sources, saved_tokenizer: bytes | Non
     """
     order = make_order(config.data, source)
     if saved_tokenizer is None and jax.process_index() == 0:
-        saved_tokenizer = json.dumps(_new_tokenizer(config, source, order).to_json()).encode()
+        tokenizer = starting_tokenizer(config) or _new_tokenizer(config, source, order)
+        saved_tokenizer = json.dumps(tokenizer.to_json()).encode()
     tokenizer = tokenizer_from_json(json.loads(broadcast_bytes(saved_tokenizer)))
     if config.data.text_buckets:
         order = _bucketed(config, source, order, tokenizer)
@@ -264,5 +266,7 @@ def create_or_restore(
     like = abstract_state(config, optimizer, mesh)
     if not step:
         places = jax.tree.map(lambda leaf: leaf.sharding, like)
-        return jax.jit(lambda: init_state(config, optimizer), out_shardings=places)()
+        # The state is donated in the first step: it holds copies of what was read.
+        make = jax.jit(lambda weights: init_state(config, optimizer, weights), out_shardings=places)
+        return make(starting_weights(config, mesh) if config.init.from_ else None)
     return TrainState(**reader.restore(step, as_dict(like)))

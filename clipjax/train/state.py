@@ -43,9 +43,22 @@ class TrainState:
     bad_steps: Any
 
 
-def init_state(config: TrainConfig, optimizer: optax.GradientTransformation) -> TrainState:
-    """Returns the state before the first step; jit it with out_shardings to build it in place."""
+def init_state(
+    config: TrainConfig,
+    optimizer: optax.GradientTransformation,
+    weights: Mapping[str, jax.Array] | None = None,
+) -> TrainState:
+    """Returns the state before the first step; jit it with out_shardings to build it in place.
+
+    Args:
+        config: of the run.
+        optimizer: of the run.
+        weights: parameters and model state to begin with; None for random ones.
+    """
     params, model_state = init_params(config.model, config.seed), init_model_state(config.model)
+    if weights is not None:
+        params = {name: weights[name] for name in params}
+        model_state = {name: weights[name] for name in model_state}
     params |= init_lora(config.model, config.optim.lora, config.seed)
     moving = {
         name: params[name] for name, is_trained in trained_of(config, params).items() if is_trained

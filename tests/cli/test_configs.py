@@ -206,3 +206,10 @@ def test_a_missing_file_gets_the_nearest_name_in_its_folder(file):
 def test_a_file_of_another_kind_is_refused(file):
     with pytest.raises(UsageError, match=r"expected a \.py or \.json file"):
         load_config(file("num_steps: 3", "run.yaml"), [])
+
+
+def test_a_field_that_is_a_keyword_is_set_by_its_name(file):
+    config = load_config(file(), ["--config.init.from=hf:org/a=b", "--config.init.preset=RN50"])
+    assert (config.init.from_, config.init.preset) == ("hf:org/a=b", "RN50")
+    with pytest.raises(UsageError, match=r"config\.init: preset='RN50' names the model of `from`"):
+        load_config(file(), ["--config.init.preset=RN50"])

@@ -1,6 +1,7 @@
 """Tensors drawn by name, and files in memory."""
 
 import hashlib
+import json
 
 import numpy as np
 import pytest
@@ -63,3 +64,42 @@ def draw():
 def drawn_tensors():
     """The class of tensors drawn by what a layout expects."""
     return DrawnTensors
+
+
+@pytest.fixture(scope="session")
+def tiny_clip():
+    """CLIP of two blocks a tower, with heads of 64 as open_clip has them, and the fast GELU."""
+    from clipjax.config import DualEncoderConfig, TextConfig, ViTConfig
+
+    tower = {"width": 64, "depth": 2, "num_heads": 1, "mlp_dim": 160, "activation": "quick_gelu"}
+    return DualEncoderConfig(
+        image=ViTConfig(image_size=16, patch_size=8, **tower),
+        text=TextConfig(vocab_size=258, context_length=10, **tower),
+        embed_dim=24,
+    )
+
+
+@pytest.fixture(scope="session")
+def open_clip_folder(tiny_clip):
+    """Writes a folder as open_clip has them, drawn tensors under their names; returns it."""
+    from clipjax.config import preset
+    from clipjax.data.tokenizers import ByteTokenizer
+    from clipjax.interchange import formats
+    from clipjax.interchange.convert import tensor_specs
+    from clipjax.interchange.safetensors_file import write_safetensors
+    from clipjax.interchange.tokenizer_files import write_tokenizer
+
+    def write(path, config=tiny_clip, name="open_clip_model.safetensors"):
+        config = preset(config) if isinstance(config, str) else config
+        path.mkdir(exist_ok=True)
+        for file, content in formats.FORMATS["open_clip"].write_config(config).items():
+            (path / file).write_text(json.dumps(content))
+        specs = tensor_specs(formats.layout_of("open_clip", config, custom_text=False), config)
+        tensors = ((name, drawn(name, shape)) for name, (shape, _) in specs.items())
+        write_safetensors(path / name, specs, tensors, metadata={"format": "pt"})
+        if config.text.vocab_size == 258:
+            length = config.text.context_length
+            write_tokenizer(path, ByteTokenizer(context_length=length, lowercase=True))
+        return path
+
+    return write

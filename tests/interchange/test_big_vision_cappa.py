@@ -87,6 +87,12 @@ def test_what_is_written_is_what_was_read(config, drawn_tensors):
         np.testing.assert_array_equal(array, tensors.read(name), err_msg=name)
 
 
+def filled(config, layout, tensors, rest=0.0):
+    """All parameters: those of the file, the others with one number everywhere."""
+    read = {name: jnp.asarray(array) for name, array in read_params(layout, config, tensors)}
+    return {n: jnp.full(shape, rest) for n, shape in param_shapes(config).items()} | read
+
+
 def within(tensors, prefix):
     """The nested parameters of one module."""
     tree = {}
@@ -124,8 +130,7 @@ def block(linen, x, image, tensors, decoder, mask):
 
 def test_a_decoder_block_is_that_of_flax_modules_with_these_names(config, drawn_tensors, linen):
     layout, tensors = tensors_of(config, drawn_tensors, prefix="")
-    read = dict(read_params(layout, config, tensors))
-    params = {name: jnp.zeros(shape) for name, shape in param_shapes(config).items()} | read
+    params = filled(config, layout, tensors)
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, LENGTH, config.decoder.width)), jnp.float32)
     image = jnp.asarray(rng.normal(size=(2, 9, 16)), jnp.float32)
@@ -140,8 +145,7 @@ def test_a_decoder_block_is_that_of_flax_modules_with_these_names(config, drawn_
 def test_an_image_block_is_that_of_flax_modules_with_these_names(drawn_tensors, linen):
     config = CONFIGS["published"]
     layout, tensors = tensors_of(config, drawn_tensors, prefix="")
-    read = dict(read_params(layout, config, tensors))
-    params = {name: jnp.zeros(shape) for name, shape in param_shapes(config).items()} | read
+    params = filled(config, layout, tensors)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 16)), jnp.float32)
     prefix = "encoder/Transformer/encoderblock_0"
     with warnings.catch_warnings():
@@ -156,8 +160,7 @@ def test_an_image_block_is_that_of_flax_modules_with_these_names(drawn_tensors, 
 def test_the_patches_are_those_of_a_flax_convolution(drawn_tensors, linen):
     config = CONFIGS["published"]
     layout, tensors = tensors_of(config, drawn_tensors, prefix="")
-    read = dict(read_params(layout, config, tensors))
-    params = {name: jnp.zeros(shape) for name, shape in param_shapes(config).items()} | read
+    params = filled(config, layout, tensors)
     pixels = jnp.asarray(np.random.default_rng(0).normal(size=(1, 12, 12, 3)), jnp.float32)
     conv = linen.Conv(16, (4, 4), (4, 4), padding="VALID")
     expected = conv.apply(within(tensors, "encoder/embedding"), pixels)
@@ -210,12 +213,8 @@ def test_the_whole_model_captions_with_what_was_read(drawn_tensors):
     """The rest of the model keeps its own numbers, and the logits do not depend on them."""
     config = CONFIGS["published"]
     layout, tensors = tensors_of(config, drawn_tensors)
-    read = {n: jnp.asarray(a) for n, a in read_params(layout, config, tensors)}
     images = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 3)).astype(np.uint8)
     tokens = np.array([[3, 7, 19, 0, 0, 0], [5, 4, 3, 2, 1, 19]], np.int32)
     call = jax.jit(lambda p, i, t: with_params(config, p).caption_logits(i, t))
-    zeros, ones = (
-        {name: jnp.full(shape, fill) for name, shape in param_shapes(config).items()} | read
-        for fill in (0.0, 1.0)
-    )
+    zeros, ones = (filled(config, layout, tensors, rest) for rest in (0.0, 1.0))
     np.testing.assert_array_equal(call(zeros, images, tokens), call(ones, images, tokens))

@@ -11,12 +11,14 @@ from scipy.special import erf, expit
 from clipjax.config import (
     ComputeConfig,
     ConvNetConfig,
+    ConvNeXtConfig,
     DualEncoderConfig,
     EvaConfig,
+    ResNetConfig,
     TextConfig,
     ViTConfig,
 )
-from clipjax.models import init_params
+from clipjax.models import init_model_state, init_params
 
 
 def f64(x):
@@ -53,20 +55,31 @@ def attend(query, key, value, *, causal=False):
     return out
 
 
-def attention(x, params, *, causal):
+def turned(x, angles):
+    """[tokens, heads, channels]: neighbouring channels as a complex number, turned by an angle."""
+    z = (x[..., 0::2] + 1j * x[..., 1::2]) * np.exp(1j * angles)[:, None, :]
+    return np.stack([z.real, z.imag], axis=-1).reshape(x.shape)
+
+
+def attention(x, params, *, causal, angles=None):
     """One example [tokens, width] through the fused projection, heads and output projection."""
-    qkv = np.einsum("td,dshe->tshe", x, params["qkv/kernel"]) + params["qkv/bias"]
-    mixed = attend(qkv[:, 0], qkv[:, 1], qkv[:, 2], causal=causal)
+    qkv = np.einsum("td,dshe->tshe", x, params["qkv/kernel"]) + params.get("qkv/bias", 0.0)
+    query, key, value = qkv[:, 0], qkv[:, 1], qkv[:, 2]
+    if angles is not None:
+        query, key = turned(query, angles), turned(key, angles)
+    mixed = attend(query, key, value, causal=causal)
     return np.einsum("the,hed->td", mixed, params["out/kernel"]) + params["out/bias"]
 
 
-def block(x, params, *, causal, activation, eps):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+def block(x, params, *, causal, activation, eps, angles=None):
+    """x + gain * attention(norm(x)), then x + gain * mlp(norm(x))."""
     y = layer_norm(x, params["ln_1/scale"], params["ln_1/bias"], eps)
-    x = x + attention(y, within(params, "attn/"), causal=causal)
+    mixed = attention(y, within(params, "attn/"), causal=causal, angles=angles)
+    x = x + params.get("ls_1/gain", 1.0) * mixed
     y = layer_norm(x, params["ln_2/scale"], params["ln_2/bias"], eps)
     y = activation(y @ params["mlp/fc1/kernel"] + params["mlp/fc1/bias"])
-    return x + y @ params["mlp/fc2/kernel"] + params["mlp/fc2/bias"]
+    y = y @ params["mlp/fc2/kernel"] + params["mlp/fc2/bias"]
+    return x + params.get("ls_2/gain", 1.0) * y
 
 
 def within(params, prefix):
@@ -130,6 +143,14 @@ def tiny_eva(**fields):
     )
 
 
+def tiny_resnet(**fields):
+    return ResNetConfig(**(dict(image_size=32, width=4, depths=(1, 2, 1, 1), num_heads=4) | fields))
+
+
+def tiny_convnext(**fields):
+    return ConvNeXtConfig(**(dict(image_size=16, widths=(4, 8, 12), depths=(1, 2, 1)) | fields))
+
+
 def tiny_model(image=None, text=None, compute=None, **fields):
     return DualEncoderConfig(
         image=image or tiny_vit(),
@@ -142,9 +163,11 @@ def tiny_model(image=None, text=None, compute=None, **fields):
 def moved_params(config, seed=0, size=0.3):
     """Parameters near the initial ones: zeros of biases and ones of gains would hide mistakes.
 
+    The statistics of batch norm are among them.
+
     Drawn here, since compiling the initialisers takes longer than most of the tests.
     """
-    shapes = jax.eval_shape(lambda: init_params(config, seed))
+    shapes = jax.eval_shape(lambda: {**init_params(config, seed), **init_model_state(config)})
     rng = np.random.default_rng(seed)
     params = {}
     for name, leaf in sorted(shapes.items()):
@@ -155,6 +178,8 @@ def moved_params(config, seed=0, size=0.3):
             p += config.init_logit_bias
         elif name.endswith("/scale"):
             p += 1
+        elif name.endswith("/variance"):
+            p = np.exp(p)
         elif name.endswith("kernel"):
             p += rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
         params[name] = jnp.asarray(p, leaf.dtype)
@@ -163,7 +188,7 @@ def moved_params(config, seed=0, size=0.3):
 
 @pytest.fixture(scope="session")
 def tiny():
-    """Makers of tiny configs (vit, text, convnet, model), parameters, images and tokens."""
+    """Makers of tiny configs (vit, text, model, ...), parameters, images and tokens."""
 
     def images(count=3, side=12, seed=0):
         rng = np.random.default_rng(seed)
@@ -177,6 +202,8 @@ def tiny():
         text=tiny_text,
         convnet=tiny_convnet,
         eva=tiny_eva,
+        resnet=tiny_resnet,
+        convnext=tiny_convnext,
         model=tiny_model,
         params=moved_params,
         images=images,

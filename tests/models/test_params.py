@@ -12,6 +12,7 @@ from clipjax.config import PRESETS
 from clipjax.models import (
     DualEncoder,
     abstract_model,
+    init_model_state,
     init_params,
     num_params,
     param_axes,
@@ -20,7 +21,7 @@ from clipjax.models import (
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 UPDATE = "CLIPJAX_UPDATE_GOLDEN"
-NAMES = ("vit", "vit_scanned", "siglip", "convnet")
+NAMES = ("vit", "vit_scanned", "siglip", "convnet", "resnet", "resnet_scanned", "convnext")
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,9 @@ def configs(tiny):
             init_logit_bias=-10.0,
         ),
         "convnet": tiny.model(tiny.convnet()),
+        "resnet": tiny.model(tiny.resnet()),
+        "resnet_scanned": tiny.model(tiny.resnet(), compute={"scan_layers": True}),
+        "convnext": tiny.model(tiny.convnext(projection="mlp")),
     }
 
 
@@ -44,7 +48,7 @@ def test_names_shapes_and_axes_do_not_change_between_versions(name, configs):
     """Golden: other names break every checkpoint. CLIPJAX_UPDATE_GOLDEN=1 rewrites the file."""
     config = configs[name]
     axes = param_axes(config)
-    shapes = jax.eval_shape(lambda: init_params(config, 0))
+    shapes = jax.eval_shape(lambda: {**init_params(config, 0), **init_model_state(config)})
     lines = [
         json.dumps([name, list(leaf.shape), list(axes[name])])
         for name, leaf in sorted(shapes.items())
@@ -58,7 +62,7 @@ def test_names_shapes_and_axes_do_not_change_between_versions(name, configs):
 @pytest.mark.parametrize("name", NAMES)
 def test_axes_have_one_entry_a_parameter_with_the_right_rank(name, configs):
     config = configs[name]
-    shapes = jax.eval_shape(lambda: init_params(config, 0))
+    shapes = jax.eval_shape(lambda: {**init_params(config, 0), **init_model_state(config)})
     axes = param_axes(config)
     assert set(axes) == set(shapes)
     for parameter, leaf in shapes.items():

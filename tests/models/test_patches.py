@@ -15,6 +15,9 @@ CONFIGS = {
     "mean": {"pool": "mean", "pre_norm": False, "patch_bias": True},
     "siglip": {"pool": "map", "pre_norm": False, "patch_bias": True, "projection": False},
     "sincos": {"pool": "map", "positions": "sincos2d", "projection": False},
+    "rotary": {"pool": "cls", "positions": "rope2d", "registers": 3},
+    "clipa": {"pool": "mean", "unpooled_class_token": True, "pre_norm": False},
+    "nowhere": {"pool": "mean", "positions": "none", "norm_before_pool": True},
 }
 
 

@@ -31,9 +31,10 @@ def definition(tokens, params, config, reference):
             eps=config.norm_eps,
         )
     x = reference.layer_norm(x, p["norm/scale"], p["norm/bias"], config.norm_eps)
-    place = {"eot": list(tokens).index(END) if END in tokens else 0, "last": -1}
+    end = END if config.end_id is None else config.end_id
+    place = {"eot": list(tokens).index(end) if end in tokens else 0, "last": -1}
     x = x.mean(axis=0) if config.pool == "mean" else x[place[config.pool]]
-    return x @ p["project/kernel"] + p.get("project/bias", 0.0)
+    return x @ p["project/kernel"] + p.get("project/bias", 0.0) if config.projection else x
 
 
 @pytest.mark.parametrize(
@@ -42,11 +43,15 @@ def definition(tokens, params, config, reference):
         {},
         {"causal": False, "pool": "last", "projection_bias": True, "activation": "gelu_tanh"},
         {"causal": False, "pool": "mean"},
+        {"end_id": 3, "layer_scale": 0.1},
+        {"projection": False, "causal": False},
+        {"end_id": 7, "projection_bias": True, "norm_eps": 1e-2},
     ],
-    ids=["clip", "siglip", "mean"],
+    ids=["clip", "siglip", "mean", "end", "bare", "bias"],
 )
 def test_matches_the_float64_definition(fields, tiny, reference):
-    config = tiny.model(text=tiny.text(**fields))
+    bare = not fields.get("projection", True)
+    config = tiny.model(text=tiny.text(**fields), embed_dim=16 if bare else 8)
     params = tiny.params(config)
     tokens = tiny.tokens([18, 3, 7, END, 0, 0], [18, END, END, 4, 5, END])
     out = jax.jit(lambda p, x: with_params(config, p).text(x))(params, tokens)
@@ -139,3 +144,23 @@ def test_where_padding_is_seen_its_length_matters(fields, tiny):
     encode = jax.jit(lambda p, x: with_params(config, p).encode_text(x))
     tokens = tiny.tokens([18, 3, 19, 0, 0, 0])
     assert np.abs(encode(params, tokens[:, :4]) - encode(params, tokens)).max() > 1e-3
+
+
+def test_options_have_the_parameters_they_need(tiny):
+    config = tiny.model(
+        text=tiny.text(projection=False, projection_bias=True, layer_scale=1e-4), embed_dim=16
+    )
+    params = init_params(config, 0)
+    assert not [name for name in params if name.startswith("text/project")]
+    np.testing.assert_allclose(params["text/blocks/stack/1/ls_1/gain"], 1e-4)
+    with pytest.raises(ValueError, match=r"needs embed_dim=8 to be text\.width=16"):
+        tiny.model(text=tiny.text(projection=False))
+
+
+def test_the_end_is_the_id_that_is_said_and_not_the_greatest(tiny):
+    config = tiny.model(text=tiny.text(end_id=4))
+    encode, params = encoder(config), tiny.params(config)
+    rows = tiny.tokens([18, 3, 4, 7, END, 0], [18, 3, 4, END, 9, 9], [18, 3, 5, 7, END, 4])
+    one, other, late = np.asarray(encode(params, rows))
+    np.testing.assert_allclose(one, other, atol=1e-6)
+    assert np.abs(one - late).max() > 1e-3

@@ -75,8 +75,8 @@ def _check_reference(path, arrays):
 
 
 @pytest.fixture(scope="session")
-def draw_by_name():
-    """The function that draws the tensor of a name and a shape."""
+def drawn_by_name():
+    """The function that draws a tensor by name and shape."""
     return runpy.run_path(str(ROOT / "tests" / "interchange" / "conftest.py"))["drawn"]
 
 

@@ -12,7 +12,8 @@ from clipjax.config.presets_vit import VITS
 pytestmark = pytest.mark.parity
 
 
-NAMES = [*VITS, *SIGLIPS, *RESNETS, *CONVNEXTS, *EVA, *COCA]
+NAMES = [*VITS, *SIGLIPS, *RESNETS, *CONVNEXTS, *EVA]
+NAMES += [name for name in COCA if "roberta" not in name]  # that one: test_open_clip_coca.py
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -92,7 +92,7 @@ def flat(cases):
 
 
 def test_vision_transformers_of_timm_and_their_npz(
-    towers, timm, images, reference, tmp_path, draw_by_name
+    towers, timm, images, reference, tmp_path, drawn_by_name
 ):
     cases = {}
     for name, (fields, arguments) in TIMM.items():
@@ -113,7 +113,7 @@ def test_vision_transformers_of_timm_and_their_npz(
         tanh = functools.partial(towers.torch.nn.GELU, approximate="tanh")
         model = vit(timm, act_layer=tanh, **arguments)
         path = tmp_path / f"{name}.npz"
-        np.savez(path, **{n: draw_by_name(n, shape) for n, shape in names.items()})
+        np.savez(path, **{n: drawn_by_name(n, shape) for n, shape in names.items()})
         model.load_pretrained(str(path))
         pooled = pooled_by(model.double().eval(), towers, config, images)
         cases[name] = case("image", config, names, images, pooled)

@@ -17,6 +17,7 @@ CLIP = DualEncoderConfig(
     image=ViTConfig(image_size=SIDE, patch_size=PATCH, activation="quick_gelu", **TOWER),
     text=TextConfig(vocab_size=VOCAB, context_length=LENGTH, activation="quick_gelu", **TOWER),
     embed_dim=EMBED,
+    crop_offset="down",
 )
 TANH = {"activation": "gelu_tanh", "norm_eps": 1e-6}
 SIGLIP = DualEncoderConfig(
@@ -270,3 +271,28 @@ def test_the_image_processor_is_the_one_that_we_write(transformers, tmp_path, mo
     own = json.loads(processor.to_json_string())
     again, _ = from_transformers(files["config.json"], own)
     assert again == from_transformers(files["config.json"], files["preprocessor_config.json"])[0]
+
+
+@pytest.mark.parametrize("size", [(41, 60), (60, 41), (16, 16), (9, 7), (300, 33)])
+@pytest.mark.parametrize("fields", [{}, {"resize_side": 19}, {"resize": "squash"}])
+def test_every_byte_of_a_picture_is_the_same(transformers, tmp_path, size, fields):
+    """With Pillow there; from the file that we write, and with the config that we read back."""
+    from PIL import Image
+
+    from clipjax.data.resize import EvaluationTransform
+    from clipjax.interchange.transformers import from_transformers, to_transformers
+
+    files = to_transformers(dataclasses.replace(CLIP, **fields))
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps(files["preprocessor_config.json"])
+    )
+    config, _ = from_transformers(files["config.json"], files["preprocessor_config.json"])
+    random = np.random.RandomState(0)
+    picture = random.randint(0, 256, (*size, 3)).astype(np.uint8)
+    processor = transformers.CLIPImageProcessorPil.from_pretrained(tmp_path)
+    theirs = processor(
+        Image.fromarray(picture), do_rescale=False, do_normalize=False, return_tensors="np"
+    )["pixel_values"][0]
+    ours = np.empty((SIDE, SIDE, 3), np.uint8)
+    EvaluationTransform.of(config)(picture, ours)
+    np.testing.assert_array_equal(ours, np.transpose(theirs, (1, 2, 0)))

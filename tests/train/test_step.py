@@ -310,6 +310,31 @@ def test_augmentation_is_a_function_of_seed_and_step(make_trainer, step_config, 
     assert value(1, 3) != first
 
 
+def test_dropped_patches_are_a_function_of_seed_and_step(make_trainer, step_config, replace_in):
+    """Four patches of which two are kept: seen in the image embeddings, and not in evaluation."""
+
+    def loss(images, texts, scale, bias, groups):
+        return (images * jnp.arange(images.size).reshape(images.shape)).mean() * scale
+
+    config = replace_in(step_config, "model.image.patch_dropout", 0.5)
+    trainers = [make_trainer(replace_in(config, "seed", seed), loss=loss) for seed in (0, 1)]
+    batch = trainers[0].batch(0)
+
+    def value(seed, step):
+        state = dataclasses.replace(trainers[0].init(), step=jnp.int32(step))
+        return float(trainers[seed].step(state, batch)[1]["train/loss"])
+
+    values = [value(0, step) for step in range(4)]
+    assert value(0, 3) == values[3]
+    assert len({*values, value(1, 3)}) == 5
+    params = trainers[0].init().params
+    seen = [
+        jax.jit(functools.partial(encode, model))(params, batch)[0]
+        for model in (config.model, step_config.model)
+    ]
+    np.testing.assert_array_equal(*seen)
+
+
 MESHES = {"811": (8, 1, 1), "222": (2, 2, 2), "181": (1, 8, 1)}
 
 

@@ -14,6 +14,7 @@ from clipjax.config import (
     TokenizerConfig,
 )
 from clipjax.config.errors import UserError
+from clipjax.data.tokenizers.absent import AbsentTokenizer
 from clipjax.data.tokenizers.byte import ByteTokenizer
 
 
@@ -153,10 +154,12 @@ def tokenizer_from_json(saved: Mapping[str, Any]) -> Tokenizer:
         from clipjax.data.tokenizers.huggingface import HuggingFaceTokenizer
 
         return HuggingFaceTokenizer.from_json(saved)
+    if kind == "absent":
+        return AbsentTokenizer.from_json(saved)
     raise UserError(
         f"tokenizer.json: kind={kind!r} is not known here: it was saved by another version of "
         "clipjax. Use that one."
     )
 
 
-__all__ = ["ByteTokenizer", "Tokenizer", "make_tokenizer", "tokenizer_from_json"]
+__all__ = ["AbsentTokenizer", "ByteTokenizer", "Tokenizer", "make_tokenizer", "tokenizer_from_json"]

@@ -96,7 +96,9 @@ def layout(config: DualEncoderConfig) -> Layout:
             entries += conv(f"image/blocks/{i}/gate/{name}", f"{theirs}.{name}", bias=True)
     entries += encoder("text", "text_model", depth=text.depth)
     entries += linear("text/project", "text_projection")
-    fixed = {f"{norm}.num_batches_tracked": np.zeros((), np.int64) for _, _, norm in norms}
+    fixed: dict[str, np.ndarray] = {
+        f"{norm}.num_batches_tracked": np.zeros((), np.int64) for _, _, norm in norms
+    }
     if text.unused_pooler:
         entries += pooler("text", "text_model")
     else:

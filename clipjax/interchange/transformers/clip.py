@@ -13,6 +13,7 @@ from clipjax.interchange.transformers.towers import (
     FORMAT,
     POSITION_IDS,
     encoder,
+    read_sides,
     read_tower,
     text_embeddings,
     written_tower,
@@ -65,7 +66,9 @@ _WANTED = {
     "image.pre_norm": True,
     "image.layer_scale": None,
     "image.patch_bias": False,
+    "image.qkv_bias": True,
     "image.projection": True,
+    "image.projection_bias": False,
     "text.kind": "transformer",
     "text.causal": True,
     "text.pool": "eot",
@@ -125,9 +128,7 @@ def read(values: Mapping[str, Any], preprocessor: Mapping[str, Any] | None) -> D
     vision.must_be("num_channels", 3)
     image_size = vision.side("image_size")
     return DualEncoderConfig(
-        image=ViTConfig(
-            image_size=image_size, patch_size=vision.side("patch_size"), **read_tower(vision)
-        ),
+        image=ViTConfig(**read_sides(image_size, vision.side("patch_size")), **read_tower(vision)),
         text=TextConfig(
             vocab_size=text.integer("vocab_size"),
             context_length=text.integer("max_position_embeddings"),

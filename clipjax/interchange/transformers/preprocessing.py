@@ -26,7 +26,7 @@ def read_square(
         UserError: if a step is not supported, or the size is another one than the model's.
     """
     section = _section(_of_size(defaults, image_size) if values is None else values, defaults)
-    return {**_common(section), "resize": _resize(section, image_size)}
+    return {**_common(section), **_resize(section, image_size)}
 
 
 def _of_size(defaults: Mapping[str, Any], image_size: int) -> dict[str, Any]:
@@ -55,22 +55,44 @@ def _common(section: Section) -> dict[str, Any]:
     }
 
 
-def _resize(section: Section, image_size: int) -> str:
-    shortest, square = {"shortest_edge": image_size}, {"height": image_size, "width": image_size}
-    size, crop = section.get("size"), section.get("crop_size")
-    size = {"shortest_edge": size} if type(size) is int else size
-    crop = {"height": crop, "width": crop} if type(crop) is int else crop
-    if section.get("do_center_crop"):
-        if crop != square:
-            raise section.wrong("crop_size", f"{square}, the image_size of the model")
-        if size == square:
-            return "squash"
-        if size != shortest:
-            raise section.wrong("size", f"{shortest}, the image_size of the model")
-        return "crop"
-    if size != square:
-        raise section.wrong("size", f"{square}, the image_size of the model")
-    return "squash"
+def _resize(section: Section, image_size: int) -> dict[str, Any]:
+    size, edge = _size(section)
+    wanted = f"the image_size of the model, {image_size}"
+    if not section.get("do_center_crop"):
+        if edge or size != image_size:
+            raise section.wrong("size", f"a height and a width, both {wanted}")
+        return {"resize": "squash"}
+    if _square(section.get("crop_size")) != image_size:
+        raise section.wrong("crop_size", f"{wanted}, for height and width")
+    if size < image_size:
+        raise section.wrong("size", f"at least {wanted}")
+    return {
+        "resize": "crop" if edge else "squash",
+        "resize_side": None if size == image_size else size,
+        # Where half a pixel is left over transformers rounds down. Of a square nothing is left.
+        "crop_offset": "down" if edge or size != image_size else "nearest",
+    }
+
+
+def _size(section: Section) -> tuple[int, bool]:
+    """Returns what sides are resized to, and whether it is only the shortest."""
+    size = section.get("size")
+    edge = size if type(size) is int else isinstance(size, Mapping) and size.get("shortest_edge")
+    if type(edge) is int and not (isinstance(size, Mapping) and set(size) != {"shortest_edge"}):
+        return edge, True
+    square = _square(size)
+    if square is None:
+        raise section.wrong("size", "a shortest_edge, or equal height and width")
+    return square, False
+
+
+def _square(size: Any) -> int | None:
+    if type(size) is int:
+        return size
+    if isinstance(size, Mapping) and set(size) == {"height", "width"}:
+        sides = {size["height"], size["width"]}
+        return size["height"] if len(sides) == 1 and type(size["height"]) is int else None
+    return None
 
 
 def write_square(config: DualEncoderConfig, family: str) -> dict[str, Any]:
@@ -80,13 +102,13 @@ def write_square(config: DualEncoderConfig, family: str) -> dict[str, Any]:
         config: of the model.
         family: how transformers begins the names of the classes, such as "CLIP".
     """
-    size = config.image.image_size
-    square = {"height": size, "width": size}
-    crop = config.resize == "crop"
+    cut = config.image.image_size
+    size, crop = config.resize_side or cut, config.resize == "crop"
+    middle = {"do_center_crop": True, "crop_size": {"height": cut, "width": cut}}
     return {
         **_written(config, family),
-        "size": {"shortest_edge": size} if crop else square,
-        **({"do_center_crop": True, "crop_size": square} if crop else {"do_center_crop": False}),
+        "size": {"shortest_edge": size} if crop else {"height": size, "width": size},
+        **(middle if crop or size != cut else {"do_center_crop": False}),
     }
 
 

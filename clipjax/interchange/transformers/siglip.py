@@ -21,6 +21,7 @@ from clipjax.interchange.transformers.towers import (
     POSITION_IDS,
     encoder,
     mlp,
+    read_sides,
     read_tower,
     text_embeddings,
     written_tower,
@@ -61,6 +62,7 @@ _WANTED = {
     "image.pre_norm": False,
     "image.layer_scale": None,
     "image.patch_bias": True,
+    "image.qkv_bias": True,
     "image.projection": False,
     "text.kind": "transformer",
     "text.causal": False,
@@ -159,8 +161,7 @@ def read_around(
         raise text.wrong(name, f"{width}, the hidden_size of vision_config")
     return DualEncoderConfig(
         image=ViTConfig(
-            image_size=image_size,
-            patch_size=vision.side("patch_size"),
+            **read_sides(image_size, vision.side("patch_size")),
             pool="map",
             pre_norm=False,
             patch_bias=True,

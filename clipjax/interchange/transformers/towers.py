@@ -46,6 +46,15 @@ def text_embeddings() -> tuple[Entry, ...]:
     )
 
 
+def read_sides(image_size: int, patch_size: int) -> dict[str, Any]:
+    """Returns the fields of images and patches; what fills no patch is left out there."""
+    return {
+        "image_size": image_size,
+        "patch_size": patch_size,
+        "crop_remainder": image_size % max(patch_size, 1) > 0,
+    }
+
+
 def read_tower(section: Section) -> dict[str, Any]:
     """Returns the fields that towers of both kinds have here."""
     return {

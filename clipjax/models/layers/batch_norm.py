@@ -36,7 +36,7 @@ class BatchNorm(nnx.Module):
         start: float = 1.0,
     ):
         self.eps, self.momentum, self.frozen, self.dtype = eps, momentum, frozen, dtype
-        self.scale = nnx.Param(jnp.full(channels, start), axes=(None,))
+        self.scale = nnx.Param(jnp.full(channels, start, jnp.float32), axes=(None,))
         self.bias = nnx.Param(jnp.zeros(channels), axes=(None,))
         self.mean = nnx.BatchStat(jnp.zeros(channels), axes=(None,))
         self.variance = nnx.BatchStat(jnp.ones(channels), axes=(None,))

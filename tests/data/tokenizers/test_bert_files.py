@@ -1,4 +1,4 @@
-"""tokenizer.json files in the forms of RoBERTa, XLM-R and BERT, for towers that mask padding.
+"""tokenizer.json in the forms of RoBERTa, XLM-R and BERT, for a text tower that masks padding.
 
 The files are made with `tokenizers`, small: the parts and the order of the marks are the published
 ones.
