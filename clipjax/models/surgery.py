@@ -177,6 +177,11 @@ def replace_projection(
         UserError: if the towers would not fit together.
     """
     tower = getattr(config, part)
+    if projection is not None and not hasattr(tower, "projection"):
+        raise UserError(
+            f"config.model.{part}.kind={tower.kind!r} has one kind of projection only; leave out "
+            f"projection={projection!r}."
+        )
     fields = {} if projection is None else {"projection": projection}
     new = _replaced(config, part, fields, embed_dim=embed_dim or config.embed_dim)
     kept = _host(params)

@@ -258,6 +258,9 @@ def test_projections_of_other_families(tiny, kind):
     }
     config = tiny.model(image=images[kind])
     before = drawn(config)
+    if kind == "resnet":
+        with pytest.raises(UserError, match="one kind of projection only"):
+            replace_projection(config, before, "image", seed=0, projection=False)
     new, after = replace_projection(config, before, "image", seed=0)
     assert new == config
     moved = {n for n in before if before[n].tobytes() != after[n].tobytes()}

@@ -7,9 +7,14 @@ from clipjax.config import (
     BertConfig,
     ComputeConfig,
     ConvNetConfig,
+    ConvNeXtConfig,
     DualEncoderConfig,
+    EfficientNetConfig,
+    EvaConfig,
     LoraConfig,
+    ModernTextConfig,
     OptimConfig,
+    ResNetConfig,
     TextConfig,
     UsageError,
     ViTConfig,
@@ -192,6 +197,50 @@ def test_a_resnets_first_block_and_a_convnexts_halving_open_their_stage():
     assert off == {n for n in convnext if "norm/scale" not in n and "head" not in n} - {
         "image/stages/1/blocks/stack/1/conv/kernel"
     } | {"image/stages/1/norm/scale"}
+
+
+FAMILIES = {
+    "resnet": ResNetConfig(image_size=32, depths=(1, 2, 1, 2), width=4, num_heads=2),
+    "convnext": ConvNeXtConfig(image_size=32, widths=(4, 8, 8, 8), depths=(1, 1, 2, 1)),
+    "efficientnet": EfficientNetConfig(image_size=32),
+    "eva": EvaConfig(image_size=16, patch_size=8, width=16, depth=3, num_heads=2, mlp_dim=32),
+    "map": dataclasses.replace(MODEL.image, pool="map", pre_norm=False),
+    "registers": dataclasses.replace(MODEL.image, registers=2),
+}
+TEXTS = {
+    "bert": BertConfig(vocab_size=30, width=16, num_heads=2, depth=3, mlp_dim=32),
+    "modern": ModernTextConfig(vocab_size=30, width=16, num_heads=2, depth=3, mlp_dim=32),
+    "class": dataclasses.replace(MODEL.text, pool="class"),
+}
+FRONT = {"patchify", "class_token", "positions", "registers", "pre_norm", "stem", "stem_norm"}
+FRONT |= {"stem_norms", "embedding", "types"}
+BEHIND = {"norm", "pool", "project", "head", "hidden", "pooler"}
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *TEXTS])
+@pytest.mark.parametrize("scan", [False, True], ids=["unrolled", "scanned"])
+def test_every_family_unlocks_from_behind(family, scan):
+    """Each block more frees parameters, the front never; what stands behind is free from 1 on."""
+    part = "text" if family in TEXTS else "image"
+    model = dataclasses.replace(MODEL, **{part: (FAMILIES | TEXTS)[family]})
+    model = dataclasses.replace(model, compute=ComputeConfig(scan_layers=scan))
+    names = [n for n in param_shapes(model) if n.startswith(f"{part}/")]
+    with pytest.raises(UsageError) as error:
+        which(model, **{f"lock_{part}": 99})
+    blocks = int(str(error.value).partition("tower has ")[2].split()[0])
+    assert blocks >= 2
+    before = -1
+    for unlocked in range(1, blocks + 1):
+        found = which(model, **{f"lock_{part}": unlocked})
+        free = sum(sum(on) if isinstance(on := found[n], tuple) else on for n in names)
+        assert free > before
+        before = free
+    for name in names:
+        first = name.split("/")[1]
+        front = first in FRONT or (family == "bert" and first == "norm")
+        assert found[name] is not front, name
+        if first in BEHIND - {"norm"}:
+            assert which(model, **{f"lock_{part}": 1})[name] is True, name
 
 
 def test_the_norm_of_berts_embeddings_stands_before_its_blocks():

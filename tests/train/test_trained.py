@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import clipjax
-from clipjax.config import LoraConfig, MeshConfig, UserError, to_json_dict
+from clipjax.config import LoraConfig, MeshConfig, ResNetConfig, UserError, to_json_dict
 from clipjax.core.checkpoint import CheckpointReader
 from clipjax.models.lora import chosen, merged
 from clipjax.train.state import evaluated_params, trained_of
@@ -183,6 +183,33 @@ def test_a_lock_and_a_pattern_together(with_optim, trainer_of):
     assert which["text/positions"] is True
     assert which["text/embedding"] is False
     assert which.keys() == params.keys()
+
+
+@pytest.fixture(scope="module")
+def resnet(with_optim):
+    """Two blocks in the last stage, so that one of them is scanned or unrolled."""
+    image = ResNetConfig(image_size=32, depths=(1, 1, 1, 2), width=8, num_heads=2)
+
+    def make(*, scan=False, **fields):
+        config = with_optim(scan=scan, ema_decay=0.0, **fields)
+        return dataclasses.replace(config, model=dataclasses.replace(config.model, image=image))
+
+    return make
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lock", [None, 0, 1, 2])
+def test_batch_norms_of_locked_blocks_keep_their_statistics(resnet, steps, lock):
+    before, after, _ = steps(resnet(lock_image=lock))
+    moved = {n for n, old in before.model_state.items() if not same(old, after.model_state[n])}
+    learnt = {n for n, old in before.params.items() if not same(old, after.params[n])}
+    norms = {n.rpartition("/")[0] for n in before.model_state}
+    assert {n.rpartition("/")[0] for n in moved} == {n for n in norms if f"{n}/bias" in learnt}
+    blocks = {"/".join(n.split("/")[1:-2]) for n in moved}
+    last = "stages/3/blocks/stack/0"
+    expected = {0: set(), 1: {last}, 2: {last, "stages/3/first"}}
+    assert blocks == expected.get(lock, blocks)
+    assert lock is not None or len(moved) == len(before.model_state)
 
 
 @pytest.mark.slow
