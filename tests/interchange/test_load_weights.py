@@ -1,5 +1,6 @@
 """Leaf by leaf onto the mesh: right numbers, right place, memory of their own."""
 
+import mmap
 import subprocess
 import sys
 
@@ -11,7 +12,12 @@ from hypothesis import strategies as st
 
 from clipjax.config import UserError
 from clipjax.interchange.formats import layout_of
-from clipjax.interchange.load_weights import load_params, owned_copy, param_shardings
+from clipjax.interchange.load_weights import (
+    _placed,
+    load_params,
+    owned_copy,
+    param_shardings,
+)
 from clipjax.interchange.transfer import (
     read_params,
     rolled,
@@ -83,6 +89,19 @@ def test_what_becomes_of_the_file_does_not_matter(file, layout, tiny_clip, expec
         spoilt.write(b"\xff" * path.stat().st_size)
     for name, array in params.items():
         np.testing.assert_array_equal(array, expected[name], err_msg=name)
+
+
+def test_a_leaf_has_memory_of_its_own_also_where_the_file_is_aligned(tmp_path):
+    """XLA on CPU takes over what lies on a multiple of 64, as the start of a mapping does."""
+    path = tmp_path / "w"
+    path.write_bytes(np.arange(1 << 16, dtype=np.float32).tobytes())
+    with open(path, "rb") as file:
+        mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.float32)
+    assert mapped.ctypes.data % 64 == 0
+    placed = _placed(mapped, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    path.write_bytes(bytes(4 << 16))
+    assert mapped[-1] == 0
+    np.testing.assert_array_equal(placed, np.arange(1 << 16, dtype=np.float32))
 
 
 def test_what_was_read_may_be_donated(file, layout, tiny_clip, expected):

@@ -57,7 +57,7 @@ def test_open_clip_makes_the_same_of_what_is_written(folder, tmp_path):
         np.testing.assert_array_equal(one.read(name), two.read(name))
 
 
-def test_weights_under_another_gelu_are_not_converted(folder, tmp_path, replace_in):
+def test_weights_under_another_gelu_are_not_converted(folder, tmp_path):
     """Here both sides read the same wrong config: only the certificate of before can tell."""
     convert(open_pretrained(folder), tmp_path / "good", "open_clip")
     path = tmp_path / "good" / "open_clip_config.json"
