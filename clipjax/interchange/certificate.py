@@ -128,8 +128,9 @@ def make_certificate(
         found: outputs of the result.
     """
     facts = model_facts(config)
+    pictures = ("pixel_mean", "pixel_std", "resize", "interpolation", "resize_side", "crop_offset")
     about = {
-        "preprocessing": ("pixel_mean", "pixel_std", "resize", "interpolation", "image.image_size"),
+        "preprocessing": tuple(n for n in (*pictures, "image.image_size") if n in facts),
         "activation": tuple(name for name in facts if name.endswith(".activation")),
         "norm_eps": tuple(name for name in facts if name.endswith("_eps")),
         "ids": tuple(name for name in ("text.end_id", "text.pad_id") if name in facts),

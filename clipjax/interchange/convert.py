@@ -1,6 +1,7 @@
 """One model, other files: read, written, read again and compared, then put in place."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,13 @@ def _write_configs(folder: Path, config: DualEncoderConfig, to: str) -> Mapping[
     files = kind.write_config(config)
     said, options = kind.read_config(files)
     lost = model_differences(model_facts(said), model_facts(config))
+    if offset := lost.pop("crop_offset", None):
+        # No codebase lets one choose it; the certificate says what the result has.
+        print(
+            f"warning: {to} cuts an odd number of pixels {offset[0]!r}, not {offset[1]!r}: "
+            "pictures of some sizes are seen one pixel further.",
+            file=sys.stderr,
+        )
     if lost:
         told = ", ".join(f"{n}={e!r} (they would say {f!r})" for n, (f, e) in lost.items())
         raise UserError(f"files of {to} cannot say {told}. Convert to another format.")

@@ -49,6 +49,11 @@ def _read_open_clip(files: Mapping[str, Any]) -> tuple[DualEncoderConfig, Option
     return from_open_clip(found["model_cfg"], found.get("preprocess_cfg"))
 
 
+def _write_open_clip(config: DualEncoderConfig) -> dict[str, Any]:
+    # The one way to cut that open_clip has; who writes compares what the files say.
+    return {_OPEN_CLIP: to_open_clip(dataclasses.replace(config, crop_offset="nearest"))}
+
+
 def _read_transformers(files: Mapping[str, Any]) -> tuple[DualEncoderConfig, Options]:
     return transformers.from_transformers(files[_TRANSFORMERS], files.get(_PREPROCESSOR))
 
@@ -62,7 +67,7 @@ FORMATS: dict[str, Format] = {
         config_file=_OPEN_CLIP,
         weights=("open_clip_model.safetensors", "model.safetensors"),
         read_config=_read_open_clip,
-        write_config=lambda config: {_OPEN_CLIP: to_open_clip(config)},
+        write_config=_write_open_clip,
         variants=({"custom_text": False}, {"custom_text": True}),
     ),
     "transformers": Format(

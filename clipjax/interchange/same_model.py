@@ -25,6 +25,10 @@ def model_facts(config: DualEncoderConfig) -> dict[str, Any]:
         del facts[name]
     for name in _PRESENCE & facts.keys():
         facts[name] = "present" if facts[name] is not None else None
+    if facts["resize"] != "pad":
+        del facts["pad_value"]
+    if facts["resize"] != "crop" and facts["resize_side"] is None:
+        del facts["crop_offset"]  # nothing is cut away
     if facts["text.kind"] == "transformer":
         if facts["text.end_id"] is None:
             facts["text.end_id"] = facts["text.vocab_size"] - 1
