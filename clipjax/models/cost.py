@@ -10,7 +10,7 @@ from flax import nnx
 from clipjax.config import ComputeConfig, DualEncoderConfig, TrainConfig, ViTConfig
 from clipjax.core.flops import program_flops
 from clipjax.models.dual_encoder import DECODERS
-from clipjax.models.params import TowerConfig, abstract_tower
+from clipjax.models.params import TowerConfig, abstract_tower, shape_rngs
 from clipjax.models.patches import Patches
 
 
@@ -84,7 +84,7 @@ def decoder_forward_flops(
     compute = ComputeConfig(scan_layers=True)
     config = dataclasses.replace(config, compute=compute)
     kind = DECODERS[decoder.kind]
-    graph, state = nnx.split(nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0))))
+    graph, state = nnx.split(nnx.eval_shape(lambda: kind(config, rngs=shape_rngs())))
     return program_flops(
         lambda state, *inputs: nnx.merge(graph, state)(*inputs), state, text, image
     )

@@ -24,14 +24,32 @@ TowerConfig = ImageConfig | TextTowerConfig
 
 def abstract_model(config: DualEncoderConfig) -> DualEncoder:
     """Returns the model with shapes in place of numbers."""
-    # nnx.eval_shape needs its Rngs created inside.
-    return nnx.eval_shape(lambda: DualEncoder(config, rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: DualEncoder(config, rngs=shape_rngs()))
 
 
+class _SameKey(nnx.RngStream):
+    """A stream that does not count.
+
+    To count inside a trace takes longer with every operation before, which makes the shapes of an
+    unrolled model quadratic in its layers. Where only shapes are looked at, one key does for all.
+    """
+
+    def __call__(self) -> jax.Array:
+        return self.key[...]
+
+
+def shape_rngs() -> nnx.Rngs:
+    """Returns the Rngs of a model whose numbers are not looked at; inside `nnx.eval_shape` only."""
+    rngs = nnx.Rngs(0)
+    rngs.default = _SameKey(0, tag="default")
+    return rngs
+
+
+@functools.lru_cache(maxsize=256)
 def abstract_tower(config: TowerConfig, embed_dim: int, compute: ComputeConfig) -> Any:
-    """Returns one tower by itself, with shapes in place of numbers."""
+    """Returns one tower by itself, with shapes in place of numbers; not to be changed."""
     tower = {**IMAGE_TOWERS, **TEXT_TOWERS}[config.kind]
-    return nnx.eval_shape(lambda: tower(config, embed_dim, compute=compute, rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: tower(config, embed_dim, compute=compute, rngs=shape_rngs()))
 
 
 def init_params(config: DualEncoderConfig, seed: int) -> Params:

@@ -16,8 +16,10 @@ from clipjax.models import (
     init_params,
     num_params,
     param_axes,
+    param_shapes,
     with_params,
 )
+from clipjax.models.params import shape_rngs
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 UPDATE = "CLIPJAX_UPDATE_GOLDEN"
@@ -145,3 +147,17 @@ def test_the_number_of_parameters_is_the_sum_of_their_sizes(name, configs):
 def test_presets_have_the_published_number_of_parameters(name, millions):
     """open_clip's profile, in millions to two decimals."""
     assert round(num_params(PRESETS[name]) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize("scan", [False, True], ids=["unrolled", "scanned"])
+def test_shapes_without_counted_keys_are_those_of_the_real_model(tiny, scan):
+    """The keys of an abstract model are all the same; those of a real one are not."""
+    config = tiny.model(compute={"scan_layers": scan})
+    real = init_params(config, 0)
+    assert {n: p.shape for n, p in real.items()} == {
+        n: s for n, s in param_shapes(config).items() if n in real
+    }
+    drawn = [p for n, p in real.items() if n.endswith("attn/qkv/kernel")]
+    assert len({np.asarray(p).tobytes() for p in drawn}) == len(drawn)
+    rngs = shape_rngs()
+    assert rngs.params() == rngs.params() == shape_rngs().params()
