@@ -17,6 +17,8 @@ def test_a_misspelt_preset_gets_the_nearest_name_and_all_of_them():
 
 def test_the_name_says_the_patch_and_the_image_size():
     for name, config in PRESETS.items():
+        if not name.startswith("ViT-"):
+            continue
         _, _, patch, *rest = name.split("-")
         assert config.image.patch_size == int(patch)
         assert config.image.image_size == int(rest[-1] if rest and rest[-1].isdigit() else 224)
