@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clipjax.config import ConvNeXtConfig
 from clipjax.core.flops import program_flops
 from clipjax.models import init_params, param_shapes, with_params
 
@@ -163,3 +164,17 @@ def test_it_starts_as_in_the_paper(tiny):
         assert kernel.size == count
         assert abs(kernel.std() / 0.02 - 1) < 5 / np.sqrt(2 * kernel.size)
     np.testing.assert_allclose(params["image/stages/1/blocks/stack/1/scale/gain"], 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"image_size": 40}, "not a multiple of 32"),
+        ({"depths": (1, 1)}, "differ in length"),
+        ({"depths": (1, 0, 1, 1)}, "must be positive"),
+        ({"widths": ()}, "must be positive"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        ConvNeXtConfig(**fields)

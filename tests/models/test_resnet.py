@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from clipjax.config import ResNetConfig
 from clipjax.models import init_model_state, model_state_of, param_shapes, with_params
 from clipjax.models.resnet import Bottleneck, average_pool
 
@@ -217,3 +218,17 @@ def test_average_pool_by_hand():
     x = jnp.arange(16.0).reshape(1, 4, 4, 1)
     np.testing.assert_array_equal(average_pool(x, 2)[0, :, :, 0], [[2.5, 4.5], [10.5, 12.5]])
     np.testing.assert_array_equal(average_pool(x, 1), x)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"image_size": 48}, "not a multiple of 32"),
+        ({"depths": (1, 1, 1)}, "four stages"),
+        ({"num_heads": 24}, "num_heads=24 does not divide width=2048"),
+        ({"width": 0}, "width=0 must be positive"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        ResNetConfig(**fields)

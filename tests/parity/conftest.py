@@ -194,7 +194,7 @@ class Towers:
             "text_embeds": text.detach().numpy(),
             "logits": logits.detach().numpy(),
             "grad_images": pixels.grad.numpy()[:, ::every, ::every],
-            "grad_images_every": np.array(every),
+            **({"grad_images_every": np.array(every)} if every > 1 else {}),
             **{
                 f"grad/{n}": parameters[n].grad.numpy().reshape(-1)[: self.MOST_GRADIENT]
                 for n in grads
