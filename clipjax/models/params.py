@@ -40,7 +40,7 @@ class _SameKey(nnx.RngStream):
 
 def shape_rngs() -> nnx.Rngs:
     """Returns the Rngs of a model whose numbers are not looked at; inside `nnx.eval_shape` only."""
-    rngs = nnx.Rngs(0)
+    rngs: Any = nnx.Rngs(0)  # whose streams are attributes that no stub names
     rngs.default = _SameKey(0, tag="default")
     return rngs
 
