@@ -99,7 +99,8 @@ def open_clip_folder(tiny_clip):
         write_safetensors(path / name, specs, tensors, metadata={"format": "pt"})
         if config.text.vocab_size == 258:
             length = config.text.context_length
-            write_tokenizer(path, ByteTokenizer(context_length=length, lowercase=True))
+            tokenizer = ByteTokenizer(context_length=length, lowercase=True)
+            write_tokenizer(path, tokenizer, config, "open_clip")
         return path
 
     return write

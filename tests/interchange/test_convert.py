@@ -98,8 +98,8 @@ def test_what_a_format_cannot_say_is_not_written(source, tmp_path, replace_in):
 
     found = open_pretrained(source)
     for field, value, why in (
-        ("image.registers", 4, r"cannot say image\.registers=4 \(they would say 0\)"),
-        ("image.activation", "gelu_tanh", "activations 'gelu_tanh' and 'quick_gelu'"),
+        ("image.registers", 4, r"no way to say model\.image\.registers=4"),
+        ("image.activation", "gelu_tanh", "one switch for quick GELU in both towers"),
     ):
         other = dataclasses.replace(
             found,

@@ -121,7 +121,9 @@ class Tower:
         rng = np.random.default_rng(seed)
         if self.which == "image":
             side = size or self.config.image.image_size
-            return jnp.asarray(rng.integers(0, 256, (count, side, side, 3)), jnp.uint8)
+            # Of different contrast: the mean over a map of noise tells little.
+            images = rng.integers(0, 256, (count, side, side, 3))
+            return jnp.asarray(images * np.linspace(0.2, 1, count)[:, None, None, None], jnp.uint8)
         tokens = rng.integers(2, 19, (count, self.config.text.context_length)).astype(np.int32)
         tokens[:, -1] = 19
         return jnp.asarray(tokens)
@@ -146,8 +148,7 @@ def _cases():
     )
     cases = [("image", kind) for kind in image_towers(plain)]
     cases += [("text", kind) for kind in text_towers(plain)]
-    tables = {"image": IMAGE_TOWERS, "text": TEXT_TOWERS}
-    return [(which, kind) for which, kind in cases if kind.partition("-")[0] in tables[which]]
+    return cases
 
 
 CASES = _cases()
@@ -160,8 +161,8 @@ def tower(request, tiny):
 
 
 def test_the_list_knows_every_tower(tiny):
-    assert {config.kind for config in image_towers(tiny).values()} >= set(IMAGE_TOWERS)
-    assert {config.kind for config in text_towers(tiny).values()} >= set(TEXT_TOWERS)
+    assert {config.kind for config in image_towers(tiny).values()} == set(IMAGE_TOWERS)
+    assert {config.kind for config in text_towers(tiny).values()} == set(TEXT_TOWERS)
 
 
 def test_compiled_equals_eager_and_a_row_knows_only_itself(tower):

@@ -130,9 +130,9 @@ def test_they_are_averaged_with_the_parameters_and_evaluated_so(trainer):
     for name, value in state.model_state.items():
         expected = 0.1 * old[name] + 0.9 * np.asarray(value)
         np.testing.assert_allclose(state.ema[name], expected, rtol=1e-5, atol=1e-7)
-    assert evaluated_params(state) == state.ema
+    assert evaluated_params(trainer.config, state) == state.ema
     without = dataclasses.replace(state, ema={})
-    assert evaluated_params(without) == {**state.params, **state.model_state}
+    assert evaluated_params(trainer.config, without) == {**state.params, **state.model_state}
 
 
 def test_a_step_whose_loss_is_not_finite_leaves_them(trainer):

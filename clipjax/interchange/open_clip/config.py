@@ -54,6 +54,9 @@ def from_open_clip(
         UserError: on a setting that is unknown, not supported, or of a wrong type.
     """
     top = Section(model_cfg, f"{source}: model_cfg")
+    missing = [name for name in ("embed_dim", "vision_cfg", "text_cfg") if name not in top]
+    if missing:
+        raise UserError(f"{top.where}: describes no model: no {' and no '.join(missing)} in it.")
     model = Model(
         embed_dim=top.take("embed_dim", int, 0), quick_gelu=top.take("quick_gelu", bool, False)
     )

@@ -209,7 +209,7 @@ def mlp_ratio(width: int, mlp_dim: int) -> float:
     """Returns the shortest number that times the width, rounded down, is the width of an MLP.
 
     >>> mlp_ratio(1152, 4304), mlp_ratio(768, 3072)
-    (3.737, 4.0)
+    (3.7362, 4.0)
     """
     for digits in range(1, 16):
         ratio = math.ceil(mlp_dim / width * 10**digits) / 10**digits
