@@ -100,6 +100,8 @@ class Tower:
         """Numbers of every leaf, the statistics too."""
         shapes = param_shapes(config or self.config)
         rng = np.random.default_rng(5)
+        # Gates and swish take most of what passes: without this nothing of an image is left.
+        gain = 2 if self.config.image.kind == "efficientnet" else 1
         params = {}
         for name, shape in sorted(shapes.items()):
             noise = rng.standard_normal(shape)
@@ -107,7 +109,7 @@ class Tower:
             if last == "variance":
                 value = np.exp(0.2 * noise)
             elif last in ("scale", "gain"):
-                value = 1 + 0.2 * noise
+                value = gain + 0.2 * noise
             elif last == "kernel":
                 value = noise / np.sqrt(np.prod(shape[:-1]))
             elif name == "log_logit_scale":
