@@ -50,8 +50,6 @@ def test_a_config_comes_back_from_config_dict_and_json(config):
     assert from_config_dict(TrainConfig, json.loads(json.dumps(to_json_dict(config)))) == config
 
 
-# beartype looks at one item of a tuple, which it draws from the global generator.
-@pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 @settings(deadline=None, max_examples=50)
 @given(
     st.builds(

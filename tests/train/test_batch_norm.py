@@ -207,7 +207,7 @@ def test_a_run_evaluates_by_them_resumes_bit_identical_and_loads(
     assert np.abs(mean).max() > 0
     scores = {
         name: task.run(model.encoder.bind(model.params))
-        for name, task in make_tasks(config.evals, config.data).items()
+        for name, task in make_tasks(config.evals, config.data, config.model).items()
     }
     for name, estimates in to_json(scores).items():
         for metric, estimate in estimates.items():
