@@ -1,6 +1,6 @@
 """Types and checks that several sections share."""
 
-from typing import Literal
+from typing import Any, Literal
 
 Activation = Literal["gelu", "quick_gelu", "gelu_tanh", "silu", "relu"]
 Remat = Literal["none", "names", "dots", "full"]
@@ -12,6 +12,29 @@ def check_positive(**sizes: int | tuple[int, ...]) -> None:
         parts = size if isinstance(size, tuple) else (size,)
         if not parts or min(parts) < 1:
             raise ValueError(f"{name}={size} must be positive")
+
+
+def check_blocks(config: Any) -> None:
+    """Raises ValueError unless the sizes of a section's transformer blocks can be built."""
+    check_positive(
+        width=config.width,
+        depth=config.depth,
+        num_heads=config.num_heads,
+        mlp_dim=config.mlp_dim,
+    )
+    check_heads(config.width, config.num_heads)
+
+
+def check_stride(image_size: int, stride: int) -> None:
+    """Raises ValueError unless an image can be halved as often as a network does."""
+    if image_size % stride:
+        raise ValueError(f"image_size={image_size} is not a multiple of {stride}, the total stride")
+
+
+def check_dropout(patch_dropout: float) -> None:
+    """Raises ValueError unless some patches are left."""
+    if not 0 <= patch_dropout < 1:
+        raise ValueError(f"patch_dropout={patch_dropout} must be in [0, 1)")
 
 
 def check_heads(width: int, num_heads: int) -> None:

@@ -3,7 +3,14 @@
 import dataclasses
 from typing import Literal
 
-from clipjax.config.fields import Activation, check_heads, check_positive
+from clipjax.config.fields import (
+    Activation,
+    check_blocks,
+    check_dropout,
+    check_heads,
+    check_positive,
+    check_stride,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,14 +67,10 @@ class ViTConfig:
         check_positive(
             image_size=self.image_size,
             patch_size=self.patch_size,
-            width=self.width,
-            depth=self.depth,
-            num_heads=self.num_heads,
-            mlp_dim=self.mlp_dim,
             pooler_queries=self.pooler_queries,
             pooler_heads=self.pooler_heads,
         )
-        check_heads(self.width, self.num_heads)
+        check_blocks(self)
         if self.image_size < self.patch_size:
             raise ValueError(
                 f"image_size={self.image_size} is less than patch_size={self.patch_size}"
@@ -86,8 +89,7 @@ class ViTConfig:
             )
         if self.registers < 0:
             raise ValueError(f"registers={self.registers} must not be negative")
-        if not 0 <= self.patch_dropout < 1:
-            raise ValueError(f"patch_dropout={self.patch_dropout} must be in [0, 1)")
+        check_dropout(self.patch_dropout)
         if self.unpooled_class_token and self.pool == "cls":
             raise ValueError("unpooled_class_token=True with pool='cls': the class token is pooled")
 
@@ -128,11 +130,7 @@ class ConvNetConfig:
             widths=self.widths,
         )
         _check_stages(self.widths, self.depths)
-        shrink = self.stem_stride * 2 ** (len(self.widths) - 1)
-        if self.image_size % shrink:
-            raise ValueError(
-                f"image_size={self.image_size} is not a multiple of {shrink}, the total stride"
-            )
+        check_stride(self.image_size, self.stem_stride * 2 ** (len(self.widths) - 1))
 
 
 def _check_stages(widths: tuple[int, ...], depths: tuple[int, ...]) -> None:
@@ -202,11 +200,7 @@ class ConvNeXtConfig:
     def __post_init__(self):
         check_positive(image_size=self.image_size, widths=self.widths, depths=self.depths)
         _check_stages(self.widths, self.depths)
-        shrink = 4 * 2 ** (len(self.widths) - 1)
-        if self.image_size % shrink:
-            raise ValueError(
-                f"image_size={self.image_size} is not a multiple of {shrink}, the total stride"
-            )
+        check_stride(self.image_size, 4 * 2 ** (len(self.widths) - 1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -304,19 +298,14 @@ class EvaConfig:
         check_positive(
             image_size=self.image_size,
             patch_size=self.patch_size,
-            width=self.width,
-            depth=self.depth,
-            num_heads=self.num_heads,
-            mlp_dim=self.mlp_dim,
             rope_grid=self.rope_grid,
         )
-        check_heads(self.width, self.num_heads)
+        check_blocks(self)
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"patch_size={self.patch_size} does not divide image_size={self.image_size}"
             )
-        if not 0 <= self.patch_dropout < 1:
-            raise ValueError(f"patch_dropout={self.patch_dropout} must be in [0, 1)")
+        check_dropout(self.patch_dropout)
         if self.mlp_norm and not self.swiglu:
             raise ValueError("mlp_norm=True needs swiglu=True: a plain MLP has no norm inside")
         if self.rope and self.width // self.num_heads % 4:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from clipjax.config.fields import Activation, check_heads, check_positive
+from clipjax.config.fields import Activation, check_blocks, check_positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,14 +167,8 @@ class CocaDecoderConfig:
     norm_eps: float = 1e-5
 
     def __post_init__(self):
-        check_positive(
-            width=self.width,
-            depth=self.depth,
-            num_heads=self.num_heads,
-            mlp_dim=self.mlp_dim,
-            vocab_size=1 if self.vocab_size is None else self.vocab_size,
-        )
-        check_heads(self.width, self.num_heads)
+        check_positive(vocab_size=1 if self.vocab_size is None else self.vocab_size)
+        check_blocks(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -219,15 +213,8 @@ class CappaDecoderConfig:
 
 
 def _check_sizes(config: TextConfig | BertConfig | ModernTextConfig | CappaDecoderConfig) -> None:
-    check_positive(
-        vocab_size=config.vocab_size,
-        context_length=config.context_length,
-        width=config.width,
-        depth=config.depth,
-        num_heads=config.num_heads,
-        mlp_dim=config.mlp_dim,
-    )
-    check_heads(config.width, config.num_heads)
+    check_positive(vocab_size=config.vocab_size, context_length=config.context_length)
+    check_blocks(config)
 
 
 TextTowerConfig = TextConfig | BertConfig | ModernTextConfig

@@ -6,7 +6,7 @@ from typing import Any
 
 from clipjax.config import DualEncoderConfig, UserError, did_you_mean
 from clipjax.interchange import big_vision, big_vision_cappa, open_clip, openai, transformers
-from clipjax.interchange.layout import Layout
+from clipjax.interchange.layout import Layout, Shape
 from clipjax.interchange.open_clip.config import from_open_clip, to_open_clip
 
 LAYOUTS: dict[str, Callable[..., Layout]] = {
@@ -31,6 +31,8 @@ class Format:
             the layout.
         write_config: from our config to the JSON objects of a folder by name.
         variants: options of the layout that a file without its folder is tried with.
+        from_shapes: the config of a model and the options of its layout from the shapes of its
+            tensors, where these say it all; UserError for tensors of another format.
         metadata: of the header of a safetensors file.
     """
 
@@ -39,6 +41,7 @@ class Format:
     read_config: Callable[[Mapping[str, Any]], tuple[DualEncoderConfig, Options]] | None = None
     write_config: Callable[[DualEncoderConfig], dict[str, Any]] | None = None
     variants: tuple[Options, ...] = ({},)
+    from_shapes: Callable[[Mapping[str, Shape]], tuple[DualEncoderConfig, Options]] | None = None
     metadata: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"format": "pt"})
 
 
@@ -56,6 +59,13 @@ def _write_open_clip(config: DualEncoderConfig) -> dict[str, Any]:
 
 def _read_transformers(files: Mapping[str, Any]) -> tuple[DualEncoderConfig, Options]:
     return transformers.from_transformers(files[_TRANSFORMERS], files.get(_PREPROCESSOR))
+
+
+def _read_openai(shapes: Mapping[str, Shape]) -> tuple[DualEncoderConfig, Options]:
+    if not openai.is_marked(shapes):
+        # A model of open_clip with another GELU has the same shapes.
+        raise UserError("no tensors of OpenAI's CLIP.")
+    return openai.config_from_shapes(shapes), {}
 
 
 _OPEN_CLIP, _TRANSFORMERS = "open_clip_config.json", "config.json"
@@ -85,11 +95,15 @@ FORMATS: dict[str, Format] = {
             for scanned in (False, True)
             for naflex in (False, True)
         ),
+        from_shapes=lambda shapes: (big_vision.config_of(shapes), big_vision.options_of(shapes)),
     ),
     "big_vision_cappa": Format(
         weights=("model.npz",), variants=({"prefix": "params/"}, {"prefix": ""})
     ),
-    "openai": Format(weights=("model.safetensors",)),
+    "openai": Format(
+        weights=("model.safetensors",),
+        from_shapes=_read_openai,
+    ),
 }
 
 

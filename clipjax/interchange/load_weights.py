@@ -1,7 +1,6 @@
 """From the tensors of a file to arrays in their place on the mesh, one leaf at a time."""
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,11 +10,11 @@ from jax.sharding import Mesh
 
 from clipjax.config import DualEncoderConfig
 from clipjax.core.partition import tree_shardings
+from clipjax.core.stacks import stack_of
 from clipjax.interchange.layout import Layout
 from clipjax.interchange.transfer import Tensors, read_params, rolled, unrolled_shapes
 from clipjax.models import param_axes, param_shapes
 
-_LAYER = re.compile(r"(?<=/)(stack)/\d+/")
 _ALIGNMENT = 64  # of the buffers that XLA takes over on CPU instead of copying them
 _TILE = (128, 16)
 
@@ -53,7 +52,7 @@ def param_shardings(config: DualEncoderConfig, mesh: Mesh) -> dict[str, Any]:
         shapes = param_shapes(config)
     else:
         shapes = unrolled_shapes(config)
-        axes = {name: axes[_LAYER.sub(r"\1/", name)] for name in shapes}
+        axes = {name: axes[(stack_of(name) or (name, 0))[0]] for name in shapes}
     leaves = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
     return tree_shardings(leaves, axes, mesh)
 

@@ -65,6 +65,11 @@ def config_from_shapes(shapes: Mapping[str, Shape]) -> DualEncoderConfig:
         raise _other(str(error)) from error
 
 
+def is_marked(shapes: Mapping[str, Shape]) -> bool:
+    """Returns whether a file says that it is OpenAI's; open_clip's have the same names without."""
+    return shapes.keys() >= set(_NUMBERS)
+
+
 def _other(problem: str) -> UserError:
     return UserError(
         f"these are not the tensors of OpenAI's CLIP: {problem}. Name the preset of the model "

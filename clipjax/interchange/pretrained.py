@@ -118,10 +118,9 @@ def _directory(name: str, path: Path, preset_name: str | None, step: int | None)
     known = format_of_directory(path)
     if known is not None:
         return _known_format(name, path, known)
-    if preset_name is not None:
-        found = [file for file in sorted(path.iterdir()) if file.suffix in (".safetensors", ".npz")]
-        if len(found) == 1:
-            return _file(name, found[0], preset_name)
+    found = [file for file in sorted(path.iterdir()) if file.suffix in (".safetensors", ".npz")]
+    if len(found) == 1 and (preset_name is not None or _by_shapes(open_tensors(found[0]))):
+        return _file(name, found[0], preset_name)
     pickles = [file for file in sorted(path.iterdir()) if file.suffix in PICKLE_SUFFIXES]
     if pickles:
         raise UserError(pickle_refusal(str(pickles[0])))
@@ -217,12 +216,16 @@ def _reader(format_name: str, options: Options, own: DualEncoderConfig, tensors:
 def _file(name: str, path: Path, preset_name: str | None) -> Pretrained:
     tensors = open_tensors(path)  # first: a pickle is one whatever the preset
     if preset_name is None:
-        raise UserError(
-            f"{name}: a file of weights does not say which model it is. Name it with --preset "
-            f"(preset=), e.g. {next(iter(PRESETS))}."
-        )
-    config = preset(preset_name)
-    format_name, options = fitting_variant(preset_name, config, tensors)
+        told = _by_shapes(tensors)
+        if told is None:
+            raise UserError(
+                f"{name}: a file of weights does not say which model it is. Name it with --preset "
+                f"(preset=), e.g. {next(iter(PRESETS))}."
+            )
+        config, format_name, options = told
+    else:
+        config = preset(preset_name)
+        format_name, options = fitting_variant(preset_name, config, tensors)
     return Pretrained(
         spec=name,
         format=format_name,
@@ -233,6 +236,19 @@ def _file(name: str, path: Path, preset_name: str | None) -> Pretrained:
         certificate={},
         read=_reader(format_name, options, config, tensors),
     )
+
+
+def _by_shapes(tensors: Tensors) -> tuple[DualEncoderConfig, str, Options] | None:
+    """Returns which model a file is where its tensors say it all."""
+    for format_name, kind in FORMATS.items():
+        if kind.from_shapes is None:
+            continue
+        try:
+            config, options = kind.from_shapes(tensors.shapes())
+        except UserError:
+            continue  # the tensors of another format
+        return config, format_name, options
+    return None
 
 
 def _run(name: str, path: Path, step: int | None) -> Pretrained:

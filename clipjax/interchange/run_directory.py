@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,9 @@ from clipjax.config import (
 )
 from clipjax.core.checkpoint import CheckpointReader, CheckpointWriter, find_checkpoints
 from clipjax.core.partition import tree_shardings
+from clipjax.core.stacks import stacked, unstacked
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.interchange.load_weights import owned_copy, param_shardings
-from clipjax.interchange.transfer import stacked
 from clipjax.models import (
     init_model_state,
     init_params,
@@ -37,8 +36,6 @@ from clipjax.models import (
 )
 from clipjax.models.lora import init_lora, merged
 from clipjax.optim import trained
-
-_STACK = re.compile(r"^(.*/stack)/(?!\d+/)(.*)$")
 
 
 def pick_checkpoint(
@@ -117,24 +114,12 @@ def _restacked(
     params: Mapping[str, jax.Array], model: DualEncoderConfig, mesh: Mesh
 ) -> dict[str, jax.Array]:
     arrays = {name: np.asarray(array) for name, array in params.items()}
-    if model.compute.scan_layers:
-        arrays = dict(stacked(arrays.items()))
-    else:
-        arrays = dict(_unstacked(arrays))
+    restack = stacked if model.compute.scan_layers else unstacked
+    arrays = dict(restack(arrays.items()))
     places = param_shardings(model, mesh)
     return {
         name: jax.device_put(owned_copy(arrays[name]), places[name]) for name in param_shapes(model)
     }
-
-
-def _unstacked(arrays: Mapping[str, np.ndarray]):
-    for name, array in arrays.items():
-        match = _STACK.match(name)
-        if match is None:
-            yield name, array
-        else:
-            for layer, part in enumerate(array):
-                yield f"{match[1]}/{layer}/{match[2]}", part
 
 
 def write_run(

@@ -2,18 +2,16 @@
 
 import dataclasses
 import fnmatch
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from clipjax.config import DualEncoderConfig, UserError, did_you_mean
+from clipjax.core.stacks import is_stacked, layer_names, stack_of, stacked
 from clipjax.interchange.layout import Layout, Shape
 from clipjax.models import param_shapes
 
-_STACKED = re.compile(r"^(.*/stack)/(\d+)/(.*)$")
-_ALL_LAYERS = re.compile(r"^(.*/stack)/(?!\d+/)(.*)$")
 _SHOWN = 12
 
 
@@ -56,12 +54,10 @@ def unrolled_shapes(config: DualEncoderConfig) -> dict[str, Shape]:
     # One block stands for its whole stack: that takes a fraction of the time of making them all.
     shapes: dict[str, Shape] = {}
     for name, shape in param_shapes(rolled(config)).items():
-        match = _ALL_LAYERS.match(name)
-        if match is None:
-            shapes[name] = shape
+        if is_stacked(name):
+            shapes |= dict.fromkeys(layer_names(name, shape[0]), shape[1:])
         else:
-            for layer in range(shape[0]):
-                shapes[f"{match[1]}/{layer}/{match[2]}"] = shape[1:]
+            shapes[name] = shape
     return shapes
 
 
@@ -151,20 +147,5 @@ def written(
 
 
 def _layer_of(params: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    match = _STACKED.match(name)
-    if match is None:
-        return params[name]
-    return params[f"{match[1]}/{match[3]}"][int(match[2])]
-
-
-def stacked(arrays: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the same, the layers of a stack in one array, as `compute.scan_layers` wants it."""
-    layers: dict[str, dict[int, np.ndarray]] = {}
-    for name, array in arrays:
-        match = _STACKED.match(name)
-        if match is None:
-            yield name, array
-        else:
-            layers.setdefault(f"{match[1]}/{match[3]}", {})[int(match[2])] = array
-    for name, parts in layers.items():
-        yield name, np.stack([parts[layer] for layer in range(len(parts))])
+    place = stack_of(name)
+    return params[name] if place is None else params[place[0]][place[1]]

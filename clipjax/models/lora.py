@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.config import DualEncoderConfig, LoraConfig, UsageError, did_you_mean
+from clipjax.core.stacks import layer_names
 from clipjax.models.params import Params, param_axes, param_shapes
 
 _PARTS = {"qkv": ("q", "k", "v"), "key_value": ("key", "value")}
@@ -105,8 +106,7 @@ def chosen(config: DualEncoderConfig, lora: LoraConfig) -> dict[str, Matrix]:
 def _matches(name: str, matrix: Matrix, pattern: str) -> bool:
     if matrix.layers is None:
         return fnmatch.fnmatchcase(name, pattern)
-    unrolled = (name.replace("/stack/", f"/stack/{i}/") for i in range(matrix.layers))
-    each = {fnmatch.fnmatchcase(layer, pattern) for layer in unrolled}
+    each = {fnmatch.fnmatchcase(layer, pattern) for layer in layer_names(name, matrix.layers)}
     if len(each) > 1:
         raise UsageError(
             f"config.optim.lora.matrices: {pattern!r} chooses some layers of a stack only. With "

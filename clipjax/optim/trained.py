@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.config import DualEncoderConfig, OptimConfig, UsageError, did_you_mean
+from clipjax.core.stacks import is_stacked, layer_names
 
 Shape = tuple[int, ...]
 Trained = bool | tuple[bool, ...]
@@ -23,7 +24,6 @@ LORA = "lora/"
 _BEHIND = ("norm", "pool", "head", "hidden", "project")
 _BEHIND_BERT = ("pooler", "hidden", "project")  # its `norm` is that of the embeddings
 
-_SCANNED = re.compile(r"^(.*/stack)/(?!\d)(.*)$")
 _STAGE = re.compile(r"^stages/(\d+)/(?:blocks/stack/)?(\d+)?")
 _BLOCK = re.compile(r"^blocks/(?:stack/)?(\d+)/")
 _BETWEEN_STAGES = re.compile(r"^(?:norms|downs)/(\d+)/")
@@ -77,15 +77,8 @@ def layer_mask(layers: tuple[bool, ...], shape: Shape) -> jax.Array:
 
 
 def _layers(name: str, shape: Shape) -> list[str]:
-    """Returns the names that the layers of a parameter would have unrolled; its own if it is one.
-
-    >>> _layers("text/blocks/stack/norm/scale", (2, 8))
-    ['text/blocks/stack/0/norm/scale', 'text/blocks/stack/1/norm/scale']
-    """
-    match = _SCANNED.match(name)
-    if match is None:
-        return [name]
-    return [f"{match[1]}/{layer}/{match[2]}" for layer in range(shape[0])]
+    """Returns the names of the layers of a parameter; its own if it is no stack."""
+    return layer_names(name, shape[0]) if is_stacked(name) else [name]
 
 
 def _matching(pattern: str, names: Iterable[str]) -> list[str]:

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import clipjax
-from clipjax.config import UserError
+from clipjax.config import DualEncoderConfig, TextConfig, UserError, ViTConfig
+from clipjax.interchange.convert import tensor_specs
+from clipjax.interchange.formats import layout_of
 from clipjax.interchange.pretrained import open_pretrained
 from clipjax.interchange.safetensors_file import SafetensorsFile, write_safetensors
 
@@ -26,9 +28,18 @@ def copy(folder, tmp_path):
 def rewritten(path, change):
     """The tensors of a safetensors file, changed."""
     found = SafetensorsFile(path)
-    tensors = change({name: np.array(found.read(name)) for name in found.shapes()})
+    write(path, change({name: np.array(found.read(name)) for name in found.shapes()}))
+
+
+def write(path, tensors):
     specs = {name: (array.shape, array.dtype) for name, array in tensors.items()}
     write_safetensors(path, specs, tensors.items())
+
+
+def drawn_for(format_name, config, draw):
+    """The tensors of a model in a format, drawn by their names."""
+    specs = tensor_specs(layout_of(format_name, config), config)
+    return {name: draw(name, shape) for name, (shape, _) in specs.items()}
 
 
 def test_a_folder_of_open_clip_is_a_model(folder, tiny_clip):
@@ -98,6 +109,60 @@ class TestFile:
     def test_needs_the_name_of_its_model(self, folder):
         with pytest.raises(UserError, match="Name it with --preset"):
             open_pretrained(folder / "open_clip_model.safetensors")
+
+    def test_of_openai_says_itself_what_it_is(self, tmp_path, draw):
+        """open_clip's does not: the same names without OpenAI's marks leave the GELU open."""
+        tower = {"width": 64, "num_heads": 1, "depth": 1, "mlp_dim": 80, "activation": "quick_gelu"}
+        config = DualEncoderConfig(
+            image=ViTConfig(image_size=16, patch_size=8, **tower),
+            text=TextConfig(vocab_size=30, context_length=5, **tower),
+            embed_dim=24,
+        )
+        path, tensors = tmp_path / "clip.safetensors", drawn_for("openai", config, draw)
+        marks = ("input_resolution", "context_length", "vocab_size")
+        write(path, tensors | dict.fromkeys(marks, np.array(5)))
+        found = open_pretrained(path)
+        assert (found.format, found.config) == ("openai", config)
+        np.testing.assert_array_equal(
+            found.params()["text/embedding"], tensors["token_embedding.weight"]
+        )
+        write(path, tensors)
+        with pytest.raises(UserError, match="Name it with --preset"):
+            open_pretrained(path)
+
+    def test_of_big_vision_says_itself_what_it_is(self, tmp_path, draw):
+        tower = {"width": 64, "num_heads": 1, "depth": 1, "mlp_dim": 80}
+        tower |= {"activation": "gelu_tanh", "norm_eps": 1e-6}
+        config = DualEncoderConfig(
+            image=ViTConfig(
+                image_size=16,
+                patch_size=8,
+                pool="map",
+                pre_norm=False,
+                patch_bias=True,
+                projection=False,
+                **tower,
+            ),
+            text=TextConfig(
+                vocab_size=30,
+                context_length=5,
+                causal=False,
+                pool="last",
+                projection_bias=True,
+                **tower,
+            ),
+            embed_dim=64,
+            init_logit_scale=10.0,
+            init_logit_bias=-10.0,
+            pixel_mean=(0.5, 0.5, 0.5),
+            pixel_std=(0.5, 0.5, 0.5),
+        )
+        tensors = drawn_for("big_vision", config, draw)
+        np.savez(tmp_path / "siglip.npz", **tensors)
+        found = open_pretrained(tmp_path / "siglip.npz")
+        assert found.format == "big_vision"
+        assert (found.config.image, found.config.text) == (config.image, config.text)
+        assert found.params()["log_logit_scale"] == tensors["params/t"].reshape(())
 
     def test_is_of_any_layout_that_fits(self, copy, tiny):
         path = copy / "open_clip_model.safetensors"

@@ -21,7 +21,7 @@ from clipjax.config import (
 )
 from clipjax.core.checkpoint import CheckpointReader, CheckpointWriter
 from clipjax.core.partition import tree_shardings
-from clipjax.interchange.transfer import stacked
+from clipjax.core.stacks import stacked
 from clipjax.models import (
     IMAGE_TOWERS,
     TEXT_TOWERS,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from clipjax.config import ComputeConfig
-from clipjax.interchange.transfer import stacked
+from clipjax.core.stacks import stacked
 from clipjax.models import Patches, init_params, with_params
 from clipjax.models.layers.patch_dropout import kept_patches
 
