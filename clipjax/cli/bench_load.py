@@ -167,9 +167,15 @@ def _worker(who: str, preset_name: str, file: str) -> None:
     if who == "ours":
         import jax
 
-        jax.devices()  # starting the back end is not reading
+        import clipjax.interchange.formats
+        import clipjax.interchange.load_weights
+        import clipjax.interchange.weights_file  # noqa: F401 (neither importing ...
+
+        jax.devices()  # ... nor starting the back end is reading)
         seconds, peak = peak_of(lambda: load_ours(path, config))
     else:
+        import safetensors.numpy  # noqa: F401 (likewise)
+
         seconds, peak = peak_of(lambda: load_plainly(path))
     print(json.dumps({"seconds": seconds, "peak": peak / path.stat().st_size}))
 

@@ -167,10 +167,7 @@ print(figures["ratio"], figures["peak_over_file"])
 @pytest.mark.serial
 @pytest.mark.slow
 def test_memory_and_time_of_a_load_stay_near_those_of_the_file(make_child_env):
-    """ViT-S-32, a quarter of a gigabyte; `clipjax bench load` measures ViT-L-14.
-
-    Describing the model takes half a second whatever its size, a large share here.
-    """
+    """ViT-S-32, a quarter of a gigabyte; `clipjax bench load` measures ViT-L-14."""
     pytest.importorskip("safetensors")
     done = subprocess.run(
         [sys.executable, "-c", _GATE],
