@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from clipjax.config import EvaConfig
-from clipjax.core.partition import tree_shardings
-from clipjax.models import init_params, param_axes, with_params
+from clipjax.models import init_params, with_params
 from clipjax.models.layers.pooling import mean_of
 from clipjax.models.layers.rotary import rotary_2d, unturned_before
 
@@ -71,12 +70,6 @@ def test_scanned_and_rematerialised_equals_unrolled(config, tiny):
     np.testing.assert_allclose(encoder(scanned)(stacked, images), expected, atol=1e-6)
 
 
-def test_compiled_equals_eager(config, tiny):
-    params, images = tiny.params(config, size=0.1), tiny.images(2, 16)
-    eager = with_params(config, params).encode_image(jnp.asarray(images))
-    np.testing.assert_allclose(encoder(config)(params, images), eager, atol=1e-6)
-
-
 def test_bfloat16_stays_near(config, tiny):
     params, images = tiny.params(config, size=0.1), tiny.images(3, 16)
     half = dataclasses.replace(
@@ -84,27 +77,6 @@ def test_bfloat16_stays_near(config, tiny):
     )
     difference = np.abs(encoder(config)(params, images) - encoder(half)(params, images)).max()
     assert 1e-5 < difference < 0.1
-
-
-def test_images_do_not_mix_and_their_order_does_not_matter(config, tiny):
-    params, images = tiny.params(config, size=0.1), tiny.images(4, 16)
-    order = np.array([2, 0, 3, 1])
-    encode = encoder(config)
-    embeds = np.asarray(encode(params, images))
-    np.testing.assert_allclose(encode(params, images[order]), embeds[order], atol=1e-6)
-    np.testing.assert_allclose(encode(params, images[:1])[0], embeds[0], atol=1e-6)
-
-
-def test_sharded_parameters_give_the_same_embeddings(config, tiny, mesh_222):
-    params, images = tiny.params(config, size=0.1), tiny.images(8, 16)
-    expected = encoder(config)(params, images)
-    split = jax.device_put(params, tree_shardings(params, param_axes(config), mesh_222))
-    fc1 = split["image/blocks/stack/0/mlp/fc1/kernel"]
-    assert not fc1.sharding.is_fully_replicated
-    rows = jax.NamedSharding(mesh_222, jax.P(("data", "fsdp")))
-    with jax.set_mesh(mesh_222):
-        actual = encoder(config)(split, jax.device_put(images, rows))
-    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 def test_rotary_positions_stay_with_the_patches_that_are_kept(tiny):
