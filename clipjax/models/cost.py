@@ -110,7 +110,7 @@ def _flops(tower: TowerConfig, embed_dim: int, inputs: int | tuple[tuple[int, ..
         embed_dim: size of the shared space.
         inputs: shape and dtype of what it takes, or the number of patches of an image.
     """
-    # One block traced for all: a deep model is counted in a third of a second.
+    # One block is traced for all of them.
     graph, state = nnx.split(abstract_tower(tower, embed_dim, ComputeConfig(scan_layers=True)))
     item = _patches(tower, inputs) if isinstance(inputs, int) else jax.ShapeDtypeStruct(*inputs)
     return program_flops(lambda state, item: nnx.merge(graph, state)(item), state, item)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Key
 from clipjax.config import ComputeConfig, ResNetConfig
 from clipjax.config.fields import Remat
 from clipjax.core.partition import constrain_batch
+from clipjax.models.layers.attention import merged_heads
 from clipjax.models.layers.batch_norm import BatchNorm
 from clipjax.models.layers.block import Blocks, gradient_once, rematerialised
 
@@ -171,16 +172,7 @@ class MeanQueryPool(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        self.out = nnx.LinearGeneral(
-            heads,
-            embed_dim,
-            axis=(-2, -1),
-            kernel_init=normal,
-            kernel_metadata={"axes": ("heads", None, "embed")},
-            bias_metadata={"axes": (None,)},
-            dtype=dtype,
-            rngs=rngs,
-        )
+        self.out = merged_heads(heads, embed_dim, std=width**-0.5, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: FeatureMap) -> Float[Array, "batch embed"]:
         """Returns what the mean reads from the places and itself."""

@@ -9,6 +9,29 @@ from jaxtyping import Array, Bool, Float
 from clipjax.models.layers.rotary import Rotary, turned
 
 
+def merged_heads(
+    heads: tuple[int, int],
+    width: int,
+    *,
+    std: float,
+    bias: bool = True,
+    dtype: jnp.dtype,
+    rngs: nnx.Rngs,
+) -> nnx.LinearGeneral:
+    """Returns the linear map from [heads, channels] to the width: the output of attention."""
+    return nnx.LinearGeneral(
+        heads,
+        width,
+        axis=(-2, -1),
+        use_bias=bias,
+        kernel_init=nnx.initializers.normal(std),
+        kernel_metadata={"axes": ("heads", None, "embed")},
+        bias_metadata={"axes": (None,)},
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
 class Attention(nnx.Module):
     """Self-attention with one fused projection to queries, keys and values."""
 
@@ -35,15 +58,8 @@ class Attention(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        self.out = nnx.LinearGeneral(
-            (num_heads, width // num_heads),
-            width,
-            axis=(-2, -1),
-            kernel_init=nnx.initializers.normal(out_std),
-            kernel_metadata={"axes": ("heads", None, "embed")},
-            bias_metadata={"axes": (None,)},
-            dtype=dtype,
-            rngs=rngs,
+        self.out = merged_heads(
+            (num_heads, width // num_heads), width, std=out_std, dtype=dtype, rngs=rngs
         )
 
     def __call__(

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from clipjax.config.fields import Activation
 from clipjax.core.partition import constrain_batch
-from clipjax.models.layers.attention import keys_seen
+from clipjax.models.layers.attention import keys_seen, merged_heads
 from clipjax.models.layers.block import Mlp, gradient_once, layer_norm
 
 Tokens = Float[Array, "batch tokens width"]
@@ -73,17 +73,7 @@ class CrossAttention(nnx.Module):
             )
         if self.biased:
             self.bias = nnx.Param(jnp.zeros((3, *heads)), axes=(None, "heads", None))
-        self.out = nnx.LinearGeneral(
-            heads,
-            width,
-            axis=(-2, -1),
-            use_bias=bias,
-            kernel_init=nnx.initializers.normal(out_std),
-            kernel_metadata={"axes": ("heads", None, "embed")},
-            bias_metadata={"axes": (None,)},
-            dtype=dtype,
-            rngs=rngs,
-        )
+        self.out = merged_heads(heads, width, std=out_std, bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,

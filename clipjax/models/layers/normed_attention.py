@@ -8,7 +8,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from clipjax.models.layers.attention import keys_seen
+from clipjax.models.layers.attention import keys_seen, merged_heads
 from clipjax.models.layers.block import layer_norm
 from clipjax.models.layers.rotary import Rotary, turned
 
@@ -74,17 +74,7 @@ class NormedAttention(nnx.Module):
         self.query_norm = rms_norm(heads[1], norm_eps, dtype, rngs) if norm == "qk" else None
         self.key_norm = rms_norm(heads[1], norm_eps, dtype, rngs) if norm == "qk" else None
         self.norm = layer_norm(width, norm_eps, dtype, rngs) if norm == "inner" else None
-        self.out = nnx.LinearGeneral(
-            heads,
-            width,
-            axis=(-2, -1),
-            use_bias=bias,
-            kernel_init=nnx.initializers.normal(out_std),
-            kernel_metadata={"axes": ("heads", None, "embed")},
-            bias_metadata={"axes": (None,)},
-            dtype=dtype,
-            rngs=rngs,
-        )
+        self.out = merged_heads(heads, width, std=out_std, bias=bias, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,

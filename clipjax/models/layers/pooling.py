@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int32
 
 from clipjax.config.fields import Activation
-from clipjax.models.layers.attention import keys_seen
+from clipjax.models.layers.attention import keys_seen, merged_heads
 from clipjax.models.layers.block import Mlp, layer_norm
 
 
@@ -49,16 +49,7 @@ class AttentionPool(nnx.Module):
             kernel_metadata={"axes": ("embed", None, "heads", None)},
             bias_metadata={"axes": (None, "heads", None)},
         )
-        self.out = nnx.LinearGeneral(
-            heads,
-            width,
-            axis=(-2, -1),
-            kernel_init=normal,
-            dtype=dtype,
-            rngs=rngs,
-            kernel_metadata={"axes": ("heads", None, "embed")},
-            bias_metadata={"axes": (None,)},
-        )
+        self.out = merged_heads(heads, width, std=width**-0.5, dtype=dtype, rngs=rngs)
         self.norm = layer_norm(width, norm_eps, dtype, rngs)
         self.mlp = Mlp(
             width,
