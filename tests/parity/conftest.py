@@ -59,7 +59,12 @@ def reference():
     return check
 
 
-def _check_reference(path, arrays):
+# Sums in another order, by another build of torch: (relative, absolute) in each precision. In
+# float32: thirty roundings of 6e-8.
+ROUNDING = {"float64": (1e-9, 1e-12), "float32": (2e-6, 2e-6)}
+
+
+def _check_reference(path, arrays, rounding="float64"):
     if UPDATE:
         np.savez_compressed(path, **arrays)
         assert path.stat().st_size < MOST_BYTES
@@ -69,8 +74,7 @@ def _check_reference(path, arrays):
     for key, value in arrays.items():
         assert stored[key].dtype == value.dtype, key
         if value.dtype == np.float64:
-            # Sums in another order, by another build of torch; nothing else may change.
-            np.testing.assert_allclose(value, stored[key], 1e-9, 1e-12, err_msg=key)
+            np.testing.assert_allclose(value, stored[key], *ROUNDING[rounding], err_msg=key)
         else:
             np.testing.assert_array_equal(value, stored[key], err_msg=key)
 
@@ -160,6 +164,7 @@ class Towers:
         every=1,
         caption_logits=None,
         pad_id=0,
+        rounding="float64",
     ):
         """Compares with the stored reference, or rewrites it (CLIPJAX_UPDATE_REFERENCES=1).
 
@@ -168,6 +173,8 @@ class Towers:
         gradient of the pixels, each `every`-th row and column is stored: of large images it is most
         of the file.
         `caption_logits` are those of the token behind each place; `pad_id` is not predicted.
+        `rounding` is "float32" where the model computes a part of it in float32 whatever it is
+        given: another processor rounds it otherwise.
         """
         from clipjax.config import to_json_dict
 
@@ -202,4 +209,5 @@ class Towers:
             **inputs,
             **(more or {}),
         }
-        _check_reference(ROOT / "tests" / "golden" / "towers" / f"{name}.npz", arrays)
+        path = ROOT / "tests" / "golden" / "towers" / f"{name}.npz"
+        _check_reference(path, arrays, rounding)

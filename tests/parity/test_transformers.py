@@ -146,6 +146,7 @@ def test_images_of_any_shape(towers, transformers):
             "vision_model.embeddings.position_embedding.weight",
             "text_model.head.weight",
         ],
+        rounding="float32",  # on a CPU it resizes the table of positions in float32
     )
 
 
