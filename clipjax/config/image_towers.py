@@ -25,6 +25,8 @@ class ViTConfig:
             CoCa's attentional pooler, whose first query is the image and whose others are what a
             decoder reads.
         unpooled_class_token: a class token although it is not pooled (CLIPA).
+        class_position: learned positions have a row for the class token; big_vision's have none
+            (timm calls that `no_embed_class`).
         registers: learned tokens that are attended to and thrown away.
         positions: learned, fixed two-dimensional sines and cosines, rotary in two dimensions (half
             of each head turns with the row, half with the column), or none.
@@ -48,6 +50,7 @@ class ViTConfig:
     mlp_dim: int = 3072
     pool: Literal["cls", "mean", "map", "coca"] = "cls"
     unpooled_class_token: bool = False
+    class_position: bool = True
     registers: int = 0
     positions: Literal["learned", "sincos2d", "rope2d", "none"] = "learned"
     pre_norm: bool = True
@@ -92,6 +95,11 @@ class ViTConfig:
         check_dropout(self.patch_dropout)
         if self.unpooled_class_token and self.pool == "cls":
             raise ValueError("unpooled_class_token=True with pool='cls': the class token is pooled")
+        if not self.class_position and not (self.has_class_token and self.positions == "learned"):
+            raise ValueError(
+                "class_position=False without a class token or without learned positions: there "
+                "is no such row anyway"
+            )
 
     @property
     def num_patches(self) -> int:
@@ -102,6 +110,11 @@ class ViTConfig:
     def has_class_token(self) -> bool:
         """Whether a class token runs along with the patches."""
         return self.pool in ("cls", "coca") or self.unpooled_class_token
+
+    @property
+    def front_positions(self) -> int:
+        """Rows of learned positions before those of the patches."""
+        return int(self.has_class_token and self.class_position)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """big_vision: the npz files of SigLIP, SigLIP 2 and LiT (`two_towers`), in Flax Linen's names.
 
 Kernels stand there as they do here, the inputs first, the heads an axis of their own. Norms have
-epsilon 1e-6 and MLPs the tanh form of GELU, which no file says.
+epsilon 1e-6 and MLPs the tanh form of GELU, which no file says. A text tower may be flaxformer's
+BERT, as LiT has it: see `big_vision_bert`.
 
 Source: https://github.com/google-research/big_vision, models/vit.py and
 models/proj/image_text/{two_towers,text_transformer,naflex_vit}.py.
@@ -13,7 +14,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from clipjax.config import DualEncoderConfig, TextConfig, UserError, ViTConfig
+from clipjax.config import BertConfig, DualEncoderConfig, TextConfig, UserError, ViTConfig
+from clipjax.interchange import big_vision_bert
 from clipjax.interchange.layout import Entry, Layout, Piece, Shape, same
 from clipjax.interchange.requirements import require
 
@@ -31,16 +33,15 @@ _WANTED = {
     "image.layer_scale": None,
     "image.patch_bias": True,
     "image.qkv_bias": True,
-    "text.kind": "transformer",
+    "text.kind": ("transformer", "bert"),
+    "decoder": None,
+    **{f"image.{name}": value for name, value in _FUNCTIONS.items()},
+}
+_WANTED_TEXT = {
     "text.causal": False,
     "text.pool": ("last", "mean"),
     "text.layer_scale": None,
-    "decoder": None,
-    **{
-        f"{tower}.{name}": value
-        for tower in ("image", "text")
-        for name, value in _FUNCTIONS.items()
-    },
+    **{f"text.{name}": value for name, value in _FUNCTIONS.items()},
 }
 
 
@@ -53,8 +54,8 @@ def layout(
 ) -> Layout:
     """Returns where big_vision keeps the parameters of a model.
 
-    A class token has a row in the table of positions, as in big_vision's older files, which its
-    loader still takes.
+    With `class_position` the table of positions has a row for the class token, as in big_vision's
+    older files, which its loader still takes.
 
     Args:
         config: of the model.
@@ -67,19 +68,17 @@ def layout(
         UserError: if the model is none that a two_towers can hold.
     """
     require(config, FORMAT, _WANTED)
-    vit, text = config.image, config.text
+    vit = config.image
     assert isinstance(vit, ViTConfig)
-    assert isinstance(text, TextConfig)
     if vit.pool == "mean":
         require(config, FORMAT, {"image.norm_before_pool": True})
-    for tower in ("image", "text"):
-        if getattr(config, tower).projection:
-            require(config, FORMAT, {f"{tower}.projection_bias": True})
+    if vit.projection:
+        require(config, FORMAT, {"image.projection_bias": True})
     if naflex:
         require(config, f"{FORMAT}'s NaFlex", {"image.pool": "map", "image.positions": "learned"})
     entries = [
         *image_entries(vit, f"{prefix}img", scanned=scanned, naflex=naflex),
-        *_text(text, f"{prefix}txt", scanned=scanned),
+        *_text_entries(config, f"{prefix}txt", scanned=scanned),
         same("log_logit_scale", f"{prefix}t", shape=(1,)),
     ]
     if config.init_logit_bias is not None:
@@ -98,7 +97,7 @@ def image_entries(
     if vit.pool == "cls":
         yield same("image/class_token", f"{theirs}/cls", shape=(1, 1, vit.width))
     if vit.positions == "learned":
-        rows = vit.num_patches + int(vit.has_class_token)
+        rows = vit.num_patches + vit.front_positions
         shape = (side, side, vit.width) if naflex else (1, rows, vit.width)
         yield same("image/positions", f"{theirs}/pos_embedding", shape=shape)
     yield from _encoder("image", f"{theirs}/Transformer", vit.depth, scanned=scanned)
@@ -106,6 +105,18 @@ def image_entries(
         yield from _map_head("image/pool", f"{theirs}/MAPHead_0", vit.width)
     if vit.projection:
         yield from _dense("image/project", f"{theirs}/head")
+
+
+def _text_entries(config: DualEncoderConfig, theirs: str, *, scanned: bool) -> Iterable[Entry]:
+    text = config.text
+    if isinstance(text, BertConfig):
+        require(config, FORMAT, big_vision_bert.WANTED)
+        return big_vision_bert.entries(text, theirs)
+    assert isinstance(text, TextConfig)
+    require(config, FORMAT, _WANTED_TEXT)
+    if text.projection:
+        require(config, FORMAT, {"text.projection_bias": True})
+    return _text(text, theirs, scanned=scanned)
 
 
 def _text(text: TextConfig, theirs: str, *, scanned: bool) -> Iterable[Entry]:
@@ -184,11 +195,11 @@ def options_of(shapes: Mapping[str, Shape]) -> dict[str, Any]:
         UserError: if it holds no two towers.
     """
     prefix = next((p for p in (PREFIX, "") if f"{p}img/embedding/kernel" in shapes), None)
-    if prefix is None or f"{prefix}txt/Embed_0/embedding" not in shapes:
+    words = ("Embed_0/embedding", big_vision_bert.WORDS)
+    if prefix is None or not any(f"{prefix}txt/{name}" in shapes for name in words):
         raise UserError(
             f"these are not the tensors of a {FORMAT} model of two towers: img/embedding/kernel "
-            "and txt/Embed_0/embedding are expected, with or without 'params/' before them. Text "
-            "towers of the BERT kind cannot be read."
+            f"and txt/{' or txt/'.join(words)} are expected, with or without 'params/' before them."
         )
     return {
         "prefix": prefix,
@@ -200,8 +211,8 @@ def options_of(shapes: Mapping[str, Shape]) -> dict[str, Any]:
 def config_of(shapes: Mapping[str, Shape]) -> DualEncoderConfig:
     """Returns the config of the model in a file; with pixels between -1 and 1, as SigLIP's.
 
-    What shapes do not say is that of SigLIP: where a text is pooled (the last token) and how
-    pictures become squares (squeezed).
+    What shapes do not say is that of SigLIP and LiT: where a text is pooled (the last token; BERT's
+    first), how long it is if it is BERT's (16 tokens) and how pictures become squares (squeezed).
 
     Args:
         shapes: of its tensors by name.
@@ -216,7 +227,6 @@ def config_of(shapes: Mapping[str, Shape]) -> DualEncoderConfig:
         values, width = shapes[f"{image}/embedding/kernel"][-2:]
         patch = shapes[f"{image}/embedding/kernel"][0]
         patch = math.isqrt(values // 3) if naflex else patch
-        vocab, _ = shapes[f"{text}/Embed_0/embedding"]
         space = shapes.get(f"{image}/head/kernel", (width,))[-1]
         config = DualEncoderConfig(
             image=ViTConfig(
@@ -228,14 +238,7 @@ def config_of(shapes: Mapping[str, Shape]) -> DualEncoderConfig:
                 **_pool(shapes, image),
                 **_tower(shapes, f"{image}/Transformer"),
             ),
-            text=TextConfig(
-                vocab_size=vocab,
-                context_length=shapes[f"{text}/pos_embedding"][1],
-                causal=False,
-                pool="last",
-                **_head(shapes, text),
-                **_tower(shapes, f"{text}/Encoder_0"),
-            ),
+            text=_text_config(shapes, text),
             embed_dim=space,
             init_logit_scale=10.0,
             init_logit_bias=-10.0 if f"{prefix}b" in shapes else None,
@@ -254,6 +257,20 @@ def config_of(shapes: Mapping[str, Shape]) -> DualEncoderConfig:
     return config
 
 
+def _text_config(shapes: Mapping[str, Shape], text: str) -> BertConfig | TextConfig:
+    if f"{text}/{big_vision_bert.WORDS}" in shapes:
+        return big_vision_bert.config_of(shapes, text)
+    vocab, _ = shapes[f"{text}/Embed_0/embedding"]
+    return TextConfig(
+        vocab_size=vocab,
+        context_length=shapes[f"{text}/pos_embedding"][1],
+        causal=False,
+        pool="last",
+        **_head(shapes, text),
+        **_tower(shapes, f"{text}/Encoder_0"),
+    )
+
+
 def _grid(shapes: Mapping[str, Shape], image: str) -> int:
     *rows, _ = shapes[f"{image}/pos_embedding"]
     return math.isqrt(math.prod(rows))  # with a class token there is one more than a square
@@ -268,7 +285,8 @@ def _pool(shapes: Mapping[str, Shape], image: str) -> dict[str, Any]:
     if f"{image}/MAPHead_0/probe" in shapes:
         return {"pool": "map"}
     if f"{image}/cls" in shapes:
-        return {"pool": "cls"}
+        *_, rows, _ = shapes[f"{image}/pos_embedding"]
+        return {"pool": "cls", "class_position": math.isqrt(rows) ** 2 != rows}
     return {"pool": "mean", "norm_before_pool": True}
 
 

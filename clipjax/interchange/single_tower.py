@@ -98,7 +98,7 @@ def _positions(tensors: Tensors, name: str, config: DualEncoderConfig) -> np.nda
     assert isinstance(vit, ViTConfig)
     shape = tensors.shapes()[name]
     table = tensors.read(name).astype(np.float32, copy=False).reshape(-1, shape[-1])
-    front = int(vit.has_class_token)
+    front = vit.front_positions
     if front and math.isqrt(len(table)) ** 2 == len(table):
         # timm's `no_embed_class`: nothing is added to the class token.
         table = np.concatenate([np.zeros((1, table.shape[1]), np.float32), table])

@@ -42,11 +42,10 @@ class ViT(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        cls_tokens = int(config.has_class_token)
-        if cls_tokens:
+        if config.has_class_token:
             self.class_token = nnx.Param(normal(rngs.params(), (width,)), axes=(None,))
         if config.positions == "learned":
-            shape = (config.num_patches + cls_tokens, width)
+            shape = (config.num_patches + config.front_positions, width)
             self.positions = nnx.Param(normal(rngs.params(), shape), axes=(None, "embed"))
         if config.registers:
             shape = (config.registers, width)
@@ -211,7 +210,7 @@ class ViT(nnx.Module):
         parts = []
         if self.config.has_class_token:
             token = self.class_token[...].astype(self.dtype)
-            if self.config.positions == "learned":
+            if self.config.positions == "learned" and self.config.front_positions:
                 token = token + self.positions[0].astype(self.dtype)
             parts.append(token[None])
         if self.config.registers:
@@ -232,7 +231,7 @@ class ViT(nnx.Module):
             side = self.config.image_size // self.config.patch_size
             return jnp.asarray(sincos2d(side, side, self.config.width))
         if self.config.positions == "learned":
-            return self.positions[int(self.config.has_class_token) :]
+            return self.positions[self.config.front_positions :]
         return None
 
     def _embed(self, patches: Patches) -> Float[Array, "batch patches width"]:

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clipjax.config import DualEncoderConfig, ModernTextConfig, TextConfig, UserError, ViTConfig
+from clipjax.config import (
+    BertConfig,
+    DualEncoderConfig,
+    ModernTextConfig,
+    TextConfig,
+    UserError,
+    ViTConfig,
+)
 from clipjax.interchange import big_vision, transformers
 from clipjax.interchange.transfer import read_params, written
 from clipjax.models import Patches, param_shapes, with_params
@@ -56,7 +63,27 @@ GAP = dataclasses.replace(
 HEAD = {"projection": True, "projection_bias": True}
 # LiT's towers may both have a head, to a space of another size.
 LIT = dataclasses.replace(TOK, image=dataclasses.replace(TOK.image, **HEAD), embed_dim=12)
-CONFIGS = {"map": CONFIG, "tok": TOK, "gap": GAP, "tok with head": LIT}
+# Its public text towers are BERTs, and positions are added before the class token comes.
+BERT = BertConfig(
+    vocab_size=VOCAB,
+    context_length=16,
+    max_positions=18,
+    first_position=0,
+    token_types=2,
+    pad_id=0,
+    width=128,
+    depth=DEPTH,
+    num_heads=2,
+    mlp_dim=40,
+    pool="first",
+    projection="linear_bias",
+    activation="gelu_tanh",
+    norm_eps=1e-12,
+)
+LIT_BERT = dataclasses.replace(
+    TOK, image=dataclasses.replace(TOK.image, class_position=False), text=BERT
+)
+CONFIGS = {"map": CONFIG, "tok": TOK, "gap": GAP, "tok with head": LIT, "tok and BERT": LIT_BERT}
 OPTIONS = [
     {"prefix": "params/", "scanned": False, "naflex": False},
     {"prefix": "", "scanned": True, "naflex": False},
@@ -113,9 +140,9 @@ class Reference:
         return {n.removeprefix(prefix): a for n, a in self.arrays.items() if n.startswith(prefix)}
 
 
-def norm(x, w, name):
+def norm(x, w, name, eps=1e-6):
     x = x - x.mean(-1, keepdims=True)
-    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + eps)
     return x * w[f"{name}/scale"] + w[f"{name}/bias"]
 
 
@@ -132,10 +159,16 @@ def attention(q, kv, w):
     return np.einsum("bqhk,hkd->bqd", mixed, w[f"{name}/out/kernel"]) + w[f"{name}/out/bias"]
 
 
+def dense(x, w, name):
+    return x @ w[f"{name}/kernel"] + w[f"{name}/bias"]
+
+
+def gelu_tanh(x):
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
 def mlp(x, w):
-    x = x @ w["MlpBlock_0/Dense_0/kernel"] + w["MlpBlock_0/Dense_0/bias"]
-    x = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-    return x @ w["MlpBlock_0/Dense_1/kernel"] + w["MlpBlock_0/Dense_1/bias"]
+    return dense(gelu_tanh(dense(x, w, "MlpBlock_0/Dense_0")), w, "MlpBlock_0/Dense_1")
 
 
 def encoder(x, reference, name):
@@ -153,9 +186,15 @@ def image_embeds(images, reference, pool):
     x = x.reshape(n, grid, PATCH, grid, PATCH, 3).transpose(0, 1, 3, 2, 4, 5)
     kernel = reference["img/embedding/kernel"].reshape(-1, WIDTH)
     x = x.reshape(n, grid**2, -1) @ kernel + reference["img/embedding/bias"]
+    places = reference["img/pos_embedding"]
     if pool.startswith("tok"):
+        late = places.shape[1] == grid**2
+        x = x + places if late else x
         x = np.concatenate([np.tile(reference["img/cls"], (n, 1, 1)), x], axis=1)
-    x = encoder(x + reference["img/pos_embedding"], reference, "img/Transformer")
+        x = x if late else x + places
+    else:
+        x = x + places
+    x = encoder(x, reference, "img/Transformer")
     if pool == "map":
         w = reference.part("img/MAPHead_0/")
         x = attention(np.tile(w["probe"], (n, 1, 1)), x, w)
@@ -167,7 +206,37 @@ def image_embeds(images, reference, pool):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def text_embeds(tokens, reference):
+def bert_embeds(tokens, reference):
+    """Post-norm blocks; padding is counted among the positions and not seen."""
+    w = reference.part("txt/BertEncoder_0/")
+    words, places, types = (
+        w[f"embedder/embedders_{n}_ids/embedding"] for n in ("token", "position", "segment")
+    )
+    n, length = tokens.shape
+    x = norm(words[tokens] + places[:length] + types[0], w, "layer_norm", 1e-12)
+    unseen = np.where(tokens == 0, -np.inf, 0.0)[:, None, None]
+    for i in range(DEPTH):
+        w = reference.part(f"txt/BertEncoder_0/encoder_block/layer_sequence/layers_{i}/")
+        query, key, value = (
+            dense(x, w, f"attention_block/attention_layer/{part}").reshape(n, length, 2, 64)
+            for part in ("query", "key", "value")
+        )
+        scores = np.einsum("bqhk,blhk->bhql", query, key) / 8 + unseen
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        mixed = np.einsum("bhql,blhk->bqhk", weights, value).reshape(n, length, 128)
+        mixed = dense(mixed, w, "attention_block/dense_layer")
+        x = norm(x + mixed, w, "attention_block/layer_norm", 1e-12)
+        hidden = gelu_tanh(dense(x, w, "mlp_block/mlp/dense_layer"))
+        x = norm(x + dense(hidden, w, "mlp_block/dense_layer"), w, "mlp_block/layer_norm", 1e-12)
+    return x[:, 0]
+
+
+def text_embeds(tokens, reference, pool):
+    if pool.endswith("BERT"):
+        x = bert_embeds(tokens, reference) @ reference["txt/head/kernel"]
+        x = x + reference["txt/head/bias"]
+        return x / np.linalg.norm(x, axis=-1, keepdims=True)
     x = reference["txt/Embed_0/embedding"][tokens] + reference["txt/pos_embedding"]
     x = encoder(x, reference, "txt/Encoder_0")[:, -1]
     x = x @ reference["txt/head/kernel"] + reference["txt/head/bias"]
@@ -181,10 +250,12 @@ def ours_of(config, layout, file):
     return {n: jnp.asarray(a) for n, a in read_params(layout, config, file)}
 
 
-def inputs():
+def inputs(length=LENGTH):
     random = np.random.RandomState(0)
     images = random.randint(0, 256, (3, SIDE, SIDE, 3)).astype(np.uint8)
-    return images, random.randint(0, VOCAB, (3, LENGTH)).astype(np.int32)
+    tokens = random.randint(1, VOCAB, (3, length)).astype(np.int32)
+    tokens[0, -2:] = 0
+    return images, tokens
 
 
 @pytest.mark.parametrize("pool", CONFIGS)
@@ -192,10 +263,10 @@ def inputs():
 def test_embeddings_are_those_of_the_reference(file, pool, options):
     config = CONFIGS[pool]
     layout, tensors = file(config, **options)
-    images, tokens = inputs()
+    images, tokens = inputs(config.text.context_length)
     model = with_params(config, ours_of(config, layout, tensors))
     reference = Reference(tensors.arrays, options["prefix"])
-    expected = image_embeds(images, reference, pool), text_embeds(tokens, reference)
+    expected = image_embeds(images, reference, pool), text_embeds(tokens, reference, pool)
     np.testing.assert_allclose(model.encode_image(jnp.asarray(images)), expected[0], atol=2e-6)
     np.testing.assert_allclose(model.encode_text(jnp.asarray(tokens)), expected[1], atol=2e-6)
 

@@ -42,6 +42,7 @@ def image_towers(tiny):
     return {
         "vit": tiny.vit(),
         "vit-map": tiny.vit(pool="map", pre_norm=False, patch_bias=True),
+        "vit-late": tiny.vit(class_position=False, registers=1),
         "vit-mean": tiny.vit(pool="mean", positions="sincos2d", norm_before_pool=True),
         "vit-clipa": tiny.vit(pool="mean", unpooled_class_token=True, pre_norm=False),
         "vit-rope": tiny.vit(positions="rope2d", registers=2, layer_scale=0.1),

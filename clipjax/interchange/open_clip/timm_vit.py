@@ -32,6 +32,10 @@ def any_vit_layout(config: DualEncoderConfig) -> Layout:
             f"model.image.positions={vit.positions!r}: {FORMAT} has learned ones only. Put their "
             "numbers into a learned table."
         )
+    if not vit.class_position:
+        raise UserError(
+            f"model.image.class_position=False: {FORMAT} adds a position to the class token too."
+        )
     if vit.registers:
         raise UserError(f"model.image.registers={vit.registers}: {FORMAT} has no place for them.")
     return timm_vit_layout(config) if is_timm(vit) else vit_layout(config)
@@ -44,7 +48,7 @@ def timm_vit_layout(config: DualEncoderConfig) -> Layout:
     """
     vit = config.image
     assert isinstance(vit, ViTConfig)
-    places = vit.num_patches + vit.has_class_token
+    places = vit.num_patches + vit.front_positions
     entries: list[Entry] = [
         *conv("image/patchify", f"{TRUNK}.patch_embed.proj", bias=vit.patch_bias),
         same("image/positions", f"{TRUNK}.pos_embed", (1, places, vit.width)),

@@ -62,6 +62,7 @@ _WANTED = {
     "image.kind": "vit",
     "image.pool": "cls",
     "image.registers": 0,
+    "image.class_position": True,
     "image.positions": "learned",
     "image.pre_norm": True,
     "image.layer_scale": None,
