@@ -190,12 +190,21 @@ class InitConfig:
     Attributes:
         from_: `--config.init.from`: weights to go on from: "hf:org/name", a folder of another
             codebase or of a run, or a file of weights with `preset`; empty for random ones. The
-            tokenizer comes with them. Read once, when the run begins.
+            tokenizer comes with them. Learned positions of another `image_size` or
+            `context_length` are resampled. Read once, when the run begins.
         preset: which model a file of weights is.
+        text_positions: how those of another `context_length` are made: interpolated over the whole
+            length, or the first ones kept as they are (for texts that were shorter anyway).
+        image_from: weights of an image tower by itself, a Vision Transformer of ImageNet of timm's
+            or big_vision's, whatever `from` says; a file, a folder or "hf:org/name".
+        text_from: the same for the text tower: a BERT of transformers, with its tokenizer.
     """
 
     from_: str = ""
     preset: str = ""
+    text_positions: Literal["interpolate", "truncate"] = "interpolate"
+    image_from: str = ""
+    text_from: str = ""
 
     def __post_init__(self):
         if self.preset and not self.from_:

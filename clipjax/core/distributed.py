@@ -87,6 +87,13 @@ def broadcast_int(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.array(value, np.int64)))
 
 
+def host_copy(array: jax.Array) -> np.ndarray:
+    """Returns the whole array in the memory of every process."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
 def first_problem(problem: str) -> str:
     """Returns the problem of the first process that passed one; "" if none did."""
     if jax.process_count() == 1:

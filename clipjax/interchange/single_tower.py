@@ -176,7 +176,16 @@ def _text_layout(source: str, shapes: Mapping[str, Shape], config: DualEncoderCo
         entries += pooler("text", "")
     else:
         ignored.append(f"{prefix}pooler.*")
-    renamed = _renamed(entries, lambda name: prefix + name.removeprefix("."))
+    # BERT's own first files still have TensorFlow's names of norms.
+    old = f"{prefix}embeddings.LayerNorm.gamma" in shapes
+
+    def named(name: str) -> str:
+        if old:
+            name = re.sub(r"(LayerNorm)\.weight$", r"\1.gamma", name)
+            name = re.sub(r"(LayerNorm)\.bias$", r"\1.beta", name)
+        return prefix + name.removeprefix(".")
+
+    renamed = _renamed(entries, named)
     return Layout(format=BERT, entries=tuple(renamed), ignored=tuple(ignored))
 
 

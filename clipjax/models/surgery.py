@@ -44,14 +44,58 @@ def resize_image(config: DualEncoderConfig, params: Mapping[str, Any], image_siz
     side = config.resize_side and max(round(config.resize_side * image_size / old), image_size)
     new = _replaced(config, "image", {"image_size": image_size}, resize_side=side)
     arrays = _host(params)
-    for name, shape in _changed(new, arrays):
-        if not (name.startswith("image/") and name.endswith("positions")):
-            raise UserError(
-                f"{name} would be {list(shape)} with image_size={image_size} and is "
-                f"{list(arrays[name].shape)}: only positions can be resampled."
-            )
-        arrays[name] = resampled_positions(arrays[name], shape[0])
+    for name in _changed(new, arrays):
+        arrays[name] = moved_positions(config, new, name, arrays[name])
     return new, arrays
+
+
+def moved_positions(
+    old: DualEncoderConfig,
+    new: DualEncoderConfig,
+    name: str,
+    table: np.ndarray,
+    *,
+    how: Literal["interpolate", "truncate"] = "interpolate",
+) -> np.ndarray:
+    """Returns a table of positions of a model for another image size or context length.
+
+    Args:
+        old: of the model that the table is of.
+        new: of the model that it is for.
+        name: of the parameter.
+        table: the parameter.
+        how: see `resize_context`.
+
+    Raises:
+        UserError: if the parameter is no such table, or positions would have to be invented.
+    """
+    shape = param_shapes(new)[name]
+    if not name.endswith("positions") or table.ndim != 2 or table.shape[1:] != shape[1:]:
+        sizes = f"image_size={new.image.image_size}, context_length={new.text.context_length}"
+        raise UserError(
+            f"{name} would be {list(shape)} with {sizes} and is {list(table.shape)}: only "
+            "positions can be resampled."
+        )
+    if name.startswith("image/"):
+        return resampled_positions(table, shape[0])
+    length = old.text.context_length
+    return _moved_text_positions(name, table, length, shape[0], how=how)
+
+
+def _moved_text_positions(
+    name: str, table: np.ndarray, old: int, rows: int, *, how: str
+) -> np.ndarray:
+    length = rows - (len(table) - old)  # a class token has a row behind those of the text
+    if how == "truncate":
+        if len(table) < rows:
+            raise UserError(
+                f"context_length={length}: {name} has {len(table)} rows and cannot be truncated to "
+                "more. Interpolate them."
+            )
+        return np.concatenate([table[:length], table[old:]])
+    weights = _weights(old, length, _linear, antialias=False)
+    grown = (weights @ table[:old].astype(np.float64)).astype(table.dtype)
+    return np.concatenate([grown, table[old:]])
 
 
 def resampled_positions(
@@ -94,26 +138,8 @@ def resize_context(
     """
     new = _replaced(config, "text", {"context_length": context_length})
     arrays = _host(params)
-    for name, shape in _changed(new, arrays):
-        table = arrays[name]
-        if not name.endswith("positions") or table.shape[1:] != shape[1:]:
-            raise UserError(
-                f"{name} would be {list(shape)} with context_length={context_length} and is "
-                f"{list(table.shape)}: only positions can be resampled."
-            )
-        old = config.text.context_length
-        length = shape[0] - (len(table) - old)  # a class token has a row behind those of the text
-        if how == "truncate":
-            if len(table) < shape[0]:
-                raise UserError(
-                    f"context_length={context_length}: {name} has {len(table)} rows and cannot be "
-                    "truncated to more. Use how='interpolate'."
-                )
-            arrays[name] = np.concatenate([table[:length], table[old:]])
-        else:
-            weights = _weights(old, length, _linear, antialias=False)
-            rows = (weights @ table[:old].astype(np.float64)).astype(table.dtype)
-            arrays[name] = np.concatenate([rows, table[old:]])
+    for name in _changed(new, arrays):
+        arrays[name] = moved_positions(config, new, name, arrays[name], how=how)
     return new, arrays
 
 
@@ -143,7 +169,7 @@ def grow_vocabulary(
     new = _replaced(config, "text", fields)
     arrays = _host(params)
     stream = np.random.default_rng(seed)
-    for name, shape in _changed(new, arrays):
+    for name, shape in _changed(new, arrays).items():
         axis = [a == b for a, b in zip(arrays[name].shape, shape, strict=True)].index(False)
         table = np.moveaxis(arrays[name], axis, 0)
         drawn = stream.normal(size=(shape[axis] - len(table), *table.shape[1:]))
@@ -275,8 +301,8 @@ def _replaced(
 
 def _changed(
     config: DualEncoderConfig, arrays: Mapping[str, np.ndarray]
-) -> list[tuple[str, tuple[int, ...]]]:
-    """Returns names and shapes of the parameters that the new model has in another shape."""
+) -> dict[str, tuple[int, ...]]:
+    """Returns shapes by name of the parameters that the new model has in another shape."""
     shapes = param_shapes(config)
     absent = sorted(shapes.keys() - arrays.keys())
     if absent:
@@ -284,7 +310,7 @@ def _changed(
             f"the parameters are not those of the config: {absent[0]} is missing"
             f"{f' and {len(absent) - 1} more' if len(absent) > 1 else ''}."
         )
-    return [(n, shape) for n, shape in shapes.items() if arrays[n].shape != shape]
+    return {n: shape for n, shape in shapes.items() if arrays[n].shape != shape}
 
 
 def _weights(

@@ -268,5 +268,5 @@ def create_or_restore(
         places = jax.tree.map(lambda leaf: leaf.sharding, like)
         # The state is donated in the first step: it holds copies of what was read.
         make = jax.jit(lambda weights: init_state(config, optimizer, weights), out_shardings=places)
-        return make(starting_weights(config, mesh) if config.init.from_ else None)
+        return make(starting_weights(config, mesh))
     return TrainState(**reader.restore(step, as_dict(like)))

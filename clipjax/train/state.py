@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -46,19 +47,18 @@ class TrainState:
 def init_state(
     config: TrainConfig,
     optimizer: optax.GradientTransformation,
-    weights: Mapping[str, jax.Array] | None = None,
+    weights: Mapping[str, jax.Array] = MappingProxyType({}),
 ) -> TrainState:
     """Returns the state before the first step; jit it with out_shardings to build it in place.
 
     Args:
         config: of the run.
         optimizer: of the run.
-        weights: parameters and model state to begin with; None for random ones.
+        weights: parameters and model state to begin with; what is missing is random.
     """
     params, model_state = init_params(config.model, config.seed), init_model_state(config.model)
-    if weights is not None:
-        params = {name: weights[name] for name in params}
-        model_state = {name: weights[name] for name in model_state}
+    params = {name: weights.get(name, start) for name, start in params.items()}
+    model_state = {name: weights.get(name, start) for name, start in model_state.items()}
     params |= init_lora(config.model, config.optim.lora, config.seed)
     moving = {
         name: params[name] for name, is_trained in trained_of(config, params).items() if is_trained

@@ -84,6 +84,33 @@ def test_every_parameter_of_the_tower_comes_from_the_file(case, name):
     assert {array.dtype for array in tower.values()} == {np.dtype(np.float32)}
 
 
+def test_norms_may_have_the_names_of_tensorflow(case):
+    """bert-base-uncased as its authors gave it."""
+    config, part, tensors, _, _ = case("bert_mean")
+    ends = (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"))
+    old = {}
+    for name in tensors.shapes():
+        other = name
+        for ours, theirs in ends:
+            other = other.replace(ours, theirs)
+        old[other] = name
+
+    class Old:
+        source = "model.safetensors"
+
+        def shapes(self):
+            return {other: tensors.shapes()[name] for other, name in old.items()}
+
+        def read(self, name):
+            return tensors.read(old[name])
+
+    assert any(name.endswith("gamma") for name in old)
+    expected, found = tower_from(tensors, config, part), tower_from(Old(), config, part)
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
 def test_a_projection_stays_as_the_model_has_it(case):
     config, _, tensors, _, _ = case("timm_cls")
     image = dataclasses.replace(config.image, projection=True)
