@@ -94,16 +94,16 @@ def _shard_bytes(leaf: Any) -> int:
 
 
 def _cost(config: TrainConfig) -> dict[str, Any]:
-    from clipjax.core.flops import TRAIN_OVER_FORWARD
     from clipjax.models.cost import trained_pair_forward_flops
+    from clipjax.train.flops import training_flops
 
-    forward = trained_pair_forward_flops(config)
+    training = training_flops(config)
     samples = config.num_steps * config.data.global_batch_size
     return {
-        "forward_flops_per_sample": forward,
-        "train_flops_per_sample": TRAIN_OVER_FORWARD * forward,
+        "forward_flops_per_sample": trained_pair_forward_flops(config),
+        "train_flops_per_sample": training,
         "samples_seen": samples,
-        "train_flops": TRAIN_OVER_FORWARD * forward * samples,
+        "train_flops": training * samples,
     }
 
 

@@ -11,8 +11,6 @@ from typing import Any
 import jax
 from jax.extend import core
 
-TRAIN_OVER_FORWARD = 3
-
 # Dense peak of one device in bfloat16, FLOP/s, from the vendors' data sheets.
 PEAK_FLOPS = {
     "NVIDIA A100": 312e12,

@@ -11,13 +11,12 @@ import jax
 from clipjax.config import TrainConfig, UserError
 from clipjax.core.checkpoint import CheckpointWriter, SaveError
 from clipjax.core.distributed import Preemption, broadcast_int, first_problem
-from clipjax.core.flops import TRAIN_OVER_FORWARD
 from clipjax.core.lifeline import Lifeline
 from clipjax.core.metrics import Sink
 from clipjax.core.progress import format_rate, format_seconds
 from clipjax.data.pairs import BadSamples
 from clipjax.data.stages import shares, verdict
-from clipjax.models.cost import trained_pair_forward_flops
+from clipjax.train.flops import training_flops
 from clipjax.train.state import TrainState, as_dict
 
 _MOST_BAD_STEPS = 10
@@ -64,6 +63,7 @@ class Meter:
         self._config, self._batch = config, config.data.global_batch_size
         self._peak = peak_flops * jax.device_count()
         self._waited, self._stages = waited, stages
+        self._of_pair: dict[int, int] = {}
         self.stage_shares: dict[str, float] = {}
         self.step_seconds: list[float] = []
         self.restart(0)
@@ -76,8 +76,9 @@ class Meter:
 
     def count(self, num_tokens: int) -> None:
         """Counts the arithmetic of a step whose texts have so many tokens, padding included."""
-        pair = trained_pair_forward_flops(self._config, num_tokens)
-        self._flops += TRAIN_OVER_FORWARD * pair * self._batch
+        if num_tokens not in self._of_pair:
+            self._of_pair[num_tokens] = training_flops(self._config, num_tokens)
+        self._flops += self._of_pair[num_tokens] * self._batch
 
     def read(self, step: int) -> dict[str, float]:
         """Returns the rates since the last reading and restarts."""

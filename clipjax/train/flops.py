@@ -1,0 +1,40 @@
+"""Arithmetic of a training step: what model FLOPs utilisation counts."""
+
+import jax
+
+from clipjax.config import TrainConfig
+from clipjax.models import param_shapes
+from clipjax.models.cost import image_forward_flops, text_forward_flops
+from clipjax.models.lora import init_lora
+from clipjax.optim import trained
+
+
+def training_flops(config: TrainConfig, num_tokens: int | None = None) -> int:
+    """Returns the FLOPs of training on one pair; padding counts, recomputation does not.
+
+    Behind each tower's forward pass comes twice as much for the gradients of activations and
+    weights (PaLM, Chowdhery et al. 2022, appendix B). Nothing comes behind a tower of which nothing
+    is trained, half of it where only low-rank factors are, and its share where the last blocks of a
+    transformer are.
+
+    Args:
+        config: of the run.
+        num_tokens: of a text in a batch of `data.text_buckets`; the context length by default.
+    """
+    most = config.data.max_patches if config.data.image_mode == "naflex" else None
+    image = image_forward_flops(config.model, most)
+    text = text_forward_flops(config.model, num_tokens)
+    return round(image * (1 + _backward(config, "image")) + text * (1 + _backward(config, "text")))
+
+
+def _backward(config: TrainConfig, tower: str) -> float:
+    factors = jax.eval_shape(lambda: init_lora(config.model, config.optim.lora, 0))
+    shapes = param_shapes(config.model) | {name: leaf.shape for name, leaf in factors.items()}
+    on = [name for name, is_on in trained(config.optim, config.model, shapes).items() if is_on]
+    if not any(name.startswith(f"{tower}/") for name in on):
+        return 1.0 if any(name.startswith(f"lora/{tower}/") for name in on) else 0.0
+    blocks = getattr(config.optim, f"lock_{tower}")
+    depth = getattr(getattr(config.model, tower), "depth", None)
+    if blocks is None or depth is None or config.optim.freeze:
+        return 2.0
+    return 2.0 * blocks / depth
