@@ -5,6 +5,7 @@
 #   bash launch/test.sh --fast                # without the slow tests
 #   bash launch/test.sh --parity              # recomputes the stored references with torch,
 #                                             # open_clip and transformers, in a third environment
+#   bash launch/test.sh --parity -m full_size # the same for whole published models: minutes, 10 GB
 #   bash launch/test.sh tests/data -k emoji   # further arguments go to pytest, in one process
 #   DRY_RUN=1 bash launch/test.sh             # print the commands, run nothing
 #
@@ -47,7 +48,7 @@ if [[ -z $chosen && -z $parity && ${#arguments[@]} -eq 0 ]]; then
   arguments=(-m "serial and not parity")
 elif [[ -z $chosen ]]; then
   marks="not parity"
-  [[ -z $parity ]] || marks="parity"
+  [[ -z $parity ]] || marks="parity and not full_size"
   [[ -z $fast ]] || marks="not slow and $marks"
   arguments=(-m "$marks" "${arguments[@]}")
 fi

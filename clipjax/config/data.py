@@ -167,6 +167,12 @@ class DataConfig:
             raise ValueError(
                 f"lanes={self.lanes} must be 0 or divide global_batch_size={self.global_batch_size}"
             )
+        weights = {name: source.weight for name, source in self.mixture.items()}
+        rarest = min(weights, key=weights.__getitem__, default="")
+        if weights and weights[rarest] < 2e-9 * sum(weights.values()):
+            raise ValueError(
+                f"mixture: {rarest} has less than 2e-9 of the weight of all: no run would see it"
+            )
         if self.shards and self.mixture:
             raise ValueError("shards and mixture cannot both be given")
         low, high = self.crop_scale

@@ -3,6 +3,7 @@ import pytest
 from clipjax.config import (
     AugmentConfig,
     DataConfig,
+    MixtureConfig,
     RemoteConfig,
     TokenizerConfig,
     from_config_dict,
@@ -150,3 +151,10 @@ def test_a_password_in_the_endpoint_is_refused_and_not_repeated():
 )
 def test_the_ends_of_the_remote_ranges_are_allowed(values):
     assert DataConfig(remote=RemoteConfig(**values)).remote == RemoteConfig(**values)
+
+
+def test_a_source_that_no_run_would_see_is_refused():
+    sources = {"web": MixtureConfig(weight=1e6), "rare": MixtureConfig(weight=1e-6)}
+    with pytest.raises(ValueError, match="mixture: rare has less than 2e-9 of the weight"):
+        DataConfig(mixture=sources)
+    DataConfig(mixture={"web": MixtureConfig(weight=1e2), "rare": MixtureConfig(weight=1e-6)})

@@ -19,6 +19,9 @@ from clipjax.data.resize import resize_bicubic, resize_fast
 from clipjax.data.training_images import MODES
 
 SIDE = 64
+# Median and 5th percentile of the PSNR in dB, on the reference photographs (48.7 and 35.2 were
+# measured) and on the noisier ones that a machine without them has (37.0 and 32.4).
+FIDELITY = {True: (46, 33), False: (36, 31)}
 MOST = 10_000_000
 
 
@@ -83,8 +86,9 @@ def test_fast_keeps_to_pillow_on_the_same_crops(photos):
         picture, _ = filled("fast", data, draws)
         found.append(psnr(picture, bicubic(data, moved)))
         factors.append(factor)
-    assert np.median(found) >= 40
-    assert np.percentile(found, 5) >= 31
+    median, low = FIDELITY[load_photos()[0] == "mate-backgrounds"]
+    assert np.median(found) >= median
+    assert np.percentile(found, 5) >= low
 
 
 def test_device_hands_over_the_image_and_the_crop_untouched(photos):

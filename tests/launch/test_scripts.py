@@ -117,7 +117,7 @@ def test_quickstart_evaluates_where_it_was_told_to_train(tree: Path, arguments: 
         (["--fast"], r"-m not\ slow\ and\ not\ parity -n auto"),
         (["--fast", "tests/data"], r"-m not\ slow\ and\ not\ parity tests/data"),
         (["tests/data"], r"-m not\ parity tests/data"),
-        (["--parity"], "-m parity"),
+        (["--parity"], r"-m parity\ and\ not\ full_size"),
         (["-m", "slow", "--fast"], "-m slow"),
     ],
 )
