@@ -24,8 +24,8 @@ os.environ.update(
     JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="0",
     HF_HUB_OFFLINE="1",
 )
-# Compiling is most of the time of these tests: the older emitters of machine code, at level 0 and in
-# one piece, take a quarter of it. XLA's own passes are the same.
+# Compiling is most of the time of these tests: the older emitters of machine code, at level 0 and
+# in one piece, take a quarter of it. XLA's own passes are the same.
 _QUICK_COMPILE = (
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
     "--xla_cpu_parallel_codegen_split_count=1"
