@@ -1,12 +1,14 @@
-"""Measures speed: a train step and a tokenizer against a rival's, and host time around a step.
+"""Measures speed: a train step and a tokenizer against a rival's, losses, host time around a step.
 
 clipjax bench step --vs open_clip --json -
 clipjax bench tokenizer --vs open_clip --json -
 clipjax bench dispatch --preset ViT-B-32
+clipjax bench loss --batch_size 4096 --devices 8
 clipjax bench load --preset ViT-L-14 --json -
 """
 
 import argparse
+import os
 import sys
 from typing import Any
 
@@ -61,6 +63,22 @@ def configure(parser: Parser) -> None:
     )
     _add_count(load, "--rounds", 3, "timed loads of each")
 
+    loss = benchmarks.add_parser(
+        "loss",
+        help="time and memory of the contrastive losses in every form",
+        description="Value and gradient of the softmax and sigmoid losses: one matrix of logits as "
+        "XLA splits it (plain), open_clip's local loss, and ours in blocks (chunked, ring). The "
+        "forms take turns; a ratio is the median over the rounds.",
+    )
+    _add_count(loss, "--batch_size", 4096, "pairs, over all devices")
+    _add_count(loss, "--dim", 512, "channels of an embedding")
+    _add_count(loss, "--block", 512, "columns of logits at a time")
+    _add_count(loss, "--rounds", 9, "timed calls of each")
+    loss.add_argument("--devices", type=_count, metavar="N", help="simulate N devices on the CPU")
+    loss.add_argument(
+        "--memory_only", action="store_true", help="compile, tell the memory, run nothing"
+    )
+
     dispatch = benchmarks.add_parser(
         "dispatch",
         help="time what the host does around the compiled step",
@@ -86,6 +104,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         from clipjax.cli.bench_load import load_figures
 
         return load_figures(args.preset, rounds=args.rounds, folder=args.dir)
+    if args.benchmark == "loss":
+        if args.devices:
+            os.environ["JAX_PLATFORMS"] = "cpu"
+            os.environ["XLA_FLAGS"] = (
+                os.environ.get("XLA_FLAGS", "")
+                + f" --xla_force_host_platform_device_count={args.devices}"
+            )
+        from clipjax.cli.bench_loss import loss_figures
+
+        return loss_figures(
+            batch_size=args.batch_size,
+            dim=args.dim,
+            block=args.block,
+            rounds=args.rounds,
+            memory_only=args.memory_only,
+        )
     if args.benchmark == "tokenizer":
         from clipjax.cli.bench_tokenizer import tokenizer_figures
 

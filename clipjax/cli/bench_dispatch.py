@@ -72,7 +72,7 @@ class EmptyStep:
         optimizer = make_optimizer(config.optim, config.num_steps)
         state = abstract_state(config, optimizer, self._mesh)
         batch = batch_spec(config, self._mesh)
-        loss = make_loss(config.loss.kind, self._mesh)
+        loss = make_loss(config.loss, self._mesh)
         with jax.set_mesh(self._mesh):
             _, metrics = jax.eval_shape(make_train_step(config, optimizer, loss), state, batch)
         self._like, tiny_batch = jax.tree.map(_shrunk, (state, batch))

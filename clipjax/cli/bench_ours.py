@@ -30,7 +30,7 @@ class OurStep:
         self._state = jax.jit(lambda: init_state(config, optimizer), out_shardings=places)()
         self._batch = {k: put_rows(v, np.arange(size), size, mesh) for k, v in batch.items()}
         self._step = compile_step(
-            make_train_step(config, optimizer, make_loss(config.loss.kind, mesh)),
+            make_train_step(config, optimizer, make_loss(config.loss, mesh)),
             like,
             batch_spec(config, mesh),
         )

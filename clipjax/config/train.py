@@ -5,6 +5,7 @@ from typing import Literal
 
 from clipjax.config.data import AugmentConfig, DataConfig, TokenizerConfig
 from clipjax.config.evals import EvalsConfig
+from clipjax.config.fields import check_positive
 from clipjax.config.model import DualEncoderConfig
 from clipjax.config.text_towers import TextConfig
 
@@ -89,15 +90,39 @@ class LossConfig:
 
     Attributes:
         kind: softmax (CLIP) or sigmoid (SigLIP).
-        equal_captions: pairs of one batch with the same caption are positives of each other
-            instead of negatives. With softmax this changes nothing: equal captions have equal
+        form: how each device comes to see all texts. ring: they travel from device to device; a
+            device never holds more than its own, nor more logits than [its images, `block`].
+            chunked: they are gathered once, logits come in blocks. plain: one matrix of logits, as
+            XLA splits it. auto: plain on one device, else ring. The value is the same.
+        block: most columns of logits at a time.
+        equal_captions: pairs of one batch with the same caption form a group. Otherwise, with
+            `data.equal_images`, those of the same image do.
+        same_group: pairs of one group are positives of each other, or neither positives nor
+            negatives. As positives equal captions change nothing with softmax: they have equal
             embeddings, and the loss is the same either way.
+        label_smoothing: share of a target that is spread over all candidates (softmax; ALIGN: 0.1).
+        z_loss: weight of the mean square of the log-normalisers (softmax).
         max_logit_scale: the scale is clamped to it after each step.
     """
 
     kind: Literal["softmax", "sigmoid"] = "softmax"
+    form: Literal["auto", "ring", "chunked", "plain"] = "auto"
+    block: int = 512
     equal_captions: bool = False
+    same_group: Literal["positives", "ignored"] = "positives"
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
     max_logit_scale: float = 100.0
+
+    def __post_init__(self):
+        check_positive(block=self.block)
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing} must be in [0, 1)")
+        if self.z_loss < 0:
+            raise ValueError(f"z_loss={self.z_loss} must not be negative")
+        for name in ("label_smoothing", "z_loss"):
+            if self.kind == "sigmoid" and getattr(self, name):
+                raise ValueError(f"{name}={getattr(self, name)} is for kind='softmax' only")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

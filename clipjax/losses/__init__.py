@@ -6,31 +6,49 @@ from collections.abc import Callable
 import jax
 from jax.sharding import Mesh
 
+from clipjax.config import LossConfig
 from clipjax.core.mesh import batch_devices
-from clipjax.losses.sigmoid import ring_sigmoid_loss, sigmoid_loss
-from clipjax.losses.softmax import sharded_softmax_loss, softmax_loss
+from clipjax.losses.options import LossOptions
+from clipjax.losses.sigmoid import sigmoid_loss
+from clipjax.losses.softmax import softmax_loss
+from clipjax.losses.streaming import Walk
+from clipjax.losses.streaming_sigmoid import streaming_sigmoid_loss
+from clipjax.losses.streaming_softmax import streaming_softmax_loss
 
 Loss = Callable[..., jax.Array]
 
-# kind: (readable reference, version for a batch that is split over devices)
+# kind: (readable reference, the same in blocks, over any number of devices)
 LOSSES: dict[str, tuple[Loss, Loss]] = {
-    "softmax": (softmax_loss, sharded_softmax_loss),
-    "sigmoid": (sigmoid_loss, ring_sigmoid_loss),
+    "softmax": (softmax_loss, streaming_softmax_loss),
+    "sigmoid": (sigmoid_loss, streaming_sigmoid_loss),
 }
 
 
-def make_loss(kind: str, mesh: Mesh) -> Loss:
-    """Returns the loss for a mesh: (image_embeds, text_embeds, scale, bias, groups) -> scalar."""
-    reference, sharded = LOSSES[kind]
-    return reference if batch_devices(mesh) == 1 else functools.partial(sharded, mesh=mesh)
+def make_loss(config: LossConfig, mesh: Mesh) -> Loss:
+    """Returns the loss: (image_embeds, text_embeds, scale, bias, groups) -> scalar."""
+    reference, streaming = LOSSES[config.kind]
+    options = LossOptions(
+        same_group=config.same_group,
+        label_smoothing=config.label_smoothing,
+        z_loss=config.z_loss,
+    )
+    form = config.form
+    if form == "auto":
+        form = "plain" if batch_devices(mesh) == 1 else "ring"
+    if form == "plain":
+        return functools.partial(reference, options=options)
+    walk = Walk(form, mesh, config.block)
+    return functools.partial(streaming, walk=walk, options=options)
 
 
 __all__ = [
     "LOSSES",
     "Loss",
+    "LossOptions",
+    "Walk",
     "make_loss",
-    "ring_sigmoid_loss",
-    "sharded_softmax_loss",
     "sigmoid_loss",
     "softmax_loss",
+    "streaming_sigmoid_loss",
+    "streaming_softmax_loss",
 ]

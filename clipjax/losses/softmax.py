@@ -2,14 +2,17 @@
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, Int32
 
-from clipjax.core.mesh import BATCH_AXES, batch_devices
-
-Embeds = Float[Array, "batch embed"]
-Scalar = Float[Array, ""]
-Groups = Int32[Array, " batch"]
+from clipjax.losses.options import (
+    PLAIN,
+    Embeds,
+    Groups,
+    HardNegatives,
+    LossOptions,
+    Scalar,
+    flat,
+    relations,
+)
 
 
 def softmax_loss(
@@ -18,6 +21,9 @@ def softmax_loss(
     scale: Scalar,
     bias: Scalar | None = None,
     groups: Groups | None = None,
+    hard_negatives: HardNegatives | None = None,
+    *,
+    options: LossOptions = PLAIN,
 ) -> Scalar:
     """Mean of image-to-text and text-to-image cross-entropy: the readable reference.
 
@@ -25,61 +31,36 @@ def softmax_loss(
         image_embeds: unit length, float32.
         text_embeds: unit length, float32; row i is the caption of image i.
         scale: multiplies the cosine similarity (1 / temperature).
-        bias: added after it; it cancels in the softmax and is taken for symmetry with SigLIP.
-        groups: rows of one group are positives of each other, with equal weights (UniCL, Yang et
-            al. 2022, https://arxiv.org/abs/2204.03610); None if only row i belongs to row i.
+        bias: it would cancel in the softmax and is taken for symmetry with SigLIP.
+        groups: what rows of one group are to each other, `options` say; None if all are apart.
+        hard_negatives: further texts, wrong for every image; candidates of image-to-text only
+            (NegCLIP, Yuksekgonul et al. 2023, https://arxiv.org/abs/2210.01936).
+        options: see `LossOptions`.
 
     Returns:
         The loss in nats, averaged over the batch and the two directions.
     """
-    logits = scale * image_embeds @ text_embeds.T + (0.0 if bias is None else bias)
-    if groups is None:
-        targets = jnp.eye(logits.shape[0])
-    else:
-        same = (groups[:, None] == groups[None, :]).astype(logits.dtype)
-        targets = same / same.sum(axis=1, keepdims=True)
-    to_text = -(targets * jax.nn.log_softmax(logits, axis=1)).sum() / logits.shape[0]
-    to_image = -(targets * jax.nn.log_softmax(logits.T, axis=1)).sum() / logits.shape[0]
-    return (to_text + to_image) / 2
+    rows = jnp.arange(len(image_embeds))
+    groups = rows if groups is None else groups
+    logits = scale * image_embeds @ text_embeds.T
+    positive, counted = relations(options, groups, groups, rows, rows)
+    logits = jnp.where(counted, logits, -jnp.inf)
+    to_image = _cross_entropy(logits.T, positive.T, options)
+    if hard_negatives is not None:
+        wrong = scale * image_embeds @ flat(hard_negatives).T
+        logits = jnp.concatenate([logits, wrong], axis=1)
+        positive = jnp.concatenate([positive, jnp.zeros(wrong.shape, bool)], axis=1)
+    loss = (_cross_entropy(logits, positive, options) + to_image) / 2
+    return loss if bias is None else loss + 0.0 * bias
 
 
-def sharded_softmax_loss(
-    image_embeds: Embeds,
-    text_embeds: Embeds,
-    scale: Scalar,
-    bias: Scalar | None = None,
-    groups: Groups | None = None,
-    *,
-    mesh: Mesh,
-) -> Scalar:
-    """Equals `softmax_loss`; every device computes its [local, batch] block of logits once.
-
-    Texts are gathered, images stay. Rows are normalised locally; the normalisers of the columns
-    are sums of one [batch] vector over the devices, so that no second block is needed.
-    """
-    devices = batch_devices(mesh)
-    rows, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
-    if groups is None:
-        groups = jnp.arange(image_embeds.shape[0], dtype=jnp.int32)
-
-    def local_loss(
-        images: jax.Array, texts: jax.Array, scale: jax.Array, groups: jax.Array
-    ) -> jax.Array:
-        all_texts = jax.lax.all_gather(texts, BATCH_AXES, tiled=True)
-        all_groups = jax.lax.all_gather(groups, BATCH_AXES, tiled=True)
-        logits = scale * images @ all_texts.T
-        same = (groups[:, None] == all_groups[None, :]).astype(logits.dtype)
-        targets = same / same.sum(axis=1, keepdims=True)
-        to_text = jax.nn.logsumexp(logits, axis=1) - (targets * logits).sum(axis=1)
-        peak = jax.lax.pmax(jax.lax.stop_gradient(logits).max(axis=0), BATCH_AXES)
-        columns = jax.lax.psum(jnp.exp(logits - peak).sum(axis=0), BATCH_AXES)
-        # Every device holds the same column normalisers, hence its share of their sum.
-        normaliser = (jnp.log(columns) + peak).sum() / devices
-        # Groups are symmetric: where two rows match, their columns' targets are the rows' targets.
-        to_image = normaliser - (targets * logits).sum()
-        return jax.lax.psum(to_text.sum() + to_image, BATCH_AXES)
-
-    total = jax.shard_map(
-        local_loss, mesh=mesh, in_specs=(rows, rows, whole, rows), out_specs=whole
-    )(image_embeds, text_embeds, scale, groups)
-    return total / (2 * image_embeds.shape[0]) + (0.0 if bias is None else 0.0 * bias)
+def _cross_entropy(logits: jax.Array, positive: jax.Array, options: LossOptions) -> jax.Array:
+    """Returns the mean over rows; candidates that do not count have logits of minus infinity."""
+    normaliser = jax.nn.logsumexp(logits, axis=1)
+    counted = logits > -jnp.inf
+    logits = jnp.where(counted, logits, 0.0)
+    share = options.label_smoothing
+    hits = (positive * logits).sum(axis=1) / positive.sum(axis=1)
+    all_of_them = logits.sum(axis=1) / counted.sum(axis=1)
+    loss = normaliser - (1 - share) * hits - share * all_of_them
+    return (loss + options.z_loss * normaliser**2).mean()

@@ -100,7 +100,7 @@ def overfit(
     places = tree_shardings(shapes, param_axes(config.model), mesh)
     state = jax.jit(lambda: init_state(config, optimizer), out_shardings=places)()
     step_fn = compile_step(
-        make_train_step(config, optimizer, make_loss(config.loss.kind, mesh)),
+        make_train_step(config, optimizer, make_loss(config.loss, mesh)),
         state,
         {
             name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=batch_sharding(mesh))

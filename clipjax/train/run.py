@@ -79,7 +79,7 @@ def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any
             optimizer = make_optimizer(config.optim, config.num_steps)
             state = create_or_restore(config, optimizer, mesh, checkpoints, first_step)
             step_fn = compile_step(
-                make_train_step(config, optimizer, make_loss(config.loss.kind, mesh)), state, spec
+                make_train_step(config, optimizer, make_loss(config.loss, mesh)), state, spec
             )
             if jax.process_index() == 0:
                 write_atomically(

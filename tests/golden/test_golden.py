@@ -24,12 +24,13 @@ def load(name):
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_losses_are_those_of_open_clip_in_value_and_gradient(kind, scale, sharded, mesh):
     """Logits of up to 14 are off by 14 roundings of 6e-8, hence every exp by 1e-6 of itself."""
+    from clipjax.config import LossConfig
     from clipjax.losses import LOSSES, make_loss
 
     golden = load(f"loss_{kind}_{scale}")
     names = [name for name in ("images", "texts", "scale", "bias") if name in golden]
     inputs = [jnp.asarray(golden[name], jnp.float32) for name in names]
-    loss = make_loss(kind, mesh) if sharded else LOSSES[kind][0]
+    loss = make_loss(LossConfig(kind=kind), mesh) if sharded else LOSSES[kind][0]
     value, grads = jax.jit(jax.value_and_grad(loss, argnums=tuple(range(len(names)))))(*inputs)
     np.testing.assert_allclose(value, golden["value"], rtol=2e-6)
     for name, grad in zip(names, grads, strict=True):

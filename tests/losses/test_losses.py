@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipjax.config import MeshConfig
+from clipjax.config import LossConfig, MeshConfig
 from clipjax.core.mesh import make_mesh
-from clipjax.losses import LOSSES, make_loss
+from clipjax.losses import LOSSES, Walk, make_loss
 
 KINDS = sorted(LOSSES)
 MESHES = {"811": (8, 1, 1), "222": (2, 2, 2), "421": (4, 2, 1)}
@@ -27,9 +27,11 @@ def mesh_of(sizes):
 
 
 @functools.cache
-def compiled(kind, mesh):
+def compiled(kind, mesh, form="ring", block=512):
     """Value and gradient, compiled once for all tests: for a mesh, or the reference for None."""
-    loss = LOSSES[kind][0] if mesh is None else functools.partial(LOSSES[kind][1], mesh=mesh)
+    loss = LOSSES[kind][0]
+    if mesh is not None:
+        loss = functools.partial(LOSSES[kind][1], walk=Walk(form, mesh, block))
     return jax.jit(jax.value_and_grad(loss, argnums=EVERY_ARRAY))
 
 
@@ -192,8 +194,11 @@ def test_sharded_equals_reference_in_float32(kind, grouped, scale, pairs, mesh):
 
 @kinds
 def test_one_device_takes_the_readable_reference(kind, mesh, mesh_222):
+    config = LossConfig(kind=kind)
     alone = make_mesh(MeshConfig(), num_devices=1)
-    assert make_loss(kind, alone) is LOSSES[kind][0]
-    assert make_loss(kind, mesh_of((1, 1, 8))) is LOSSES[kind][0]
+    assert make_loss(config, alone).func is LOSSES[kind][0]
+    assert make_loss(config, mesh_of((1, 1, 8))).func is LOSSES[kind][0]
     for many in (mesh, mesh_222):
-        assert isinstance(make_loss(kind, many), functools.partial)
+        made = make_loss(config, many)
+        assert made.func is LOSSES[kind][1]
+        assert made.keywords["walk"] == Walk("ring", many, 512)

@@ -1,15 +1,9 @@
-import functools
 import math
-import re
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from clipjax.config import MeshConfig
-from clipjax.core.mesh import make_mesh
-from clipjax.losses import ring_sigmoid_loss, sigmoid_loss
+from clipjax.losses import sigmoid_loss
 
 
 def test_value_by_hand():
@@ -42,22 +36,3 @@ def test_saturated_wrong_pairs_cost_their_logits():
     pair = jnp.asarray([[1.0, 0.0], [-1.0, 0.0]])
     loss = sigmoid_loss(pair, -pair, jnp.float32(1e4), jnp.float32(0.0))
     np.testing.assert_allclose(loss, 2e4, rtol=1e-6)
-
-
-@pytest.mark.parametrize("grouped", [False, True], ids=["alone", "groups"])
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (4, 2, 1)], ids=["811", "421"])
-def test_no_array_of_the_ring_is_larger_than_one_local_block(grouped, sizes):
-    """Forward and backward, read off the compiled program: 4096 pairs on 8 devices."""
-    data, fsdp, tensor = sizes
-    mesh = make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
-    embeds = jax.ShapeDtypeStruct((4096, 8), jnp.float32)
-    scalar = jax.ShapeDtypeStruct((), jnp.float32)
-    groups = jax.ShapeDtypeStruct((4096,), jnp.int32) if grouped else None
-    ring = functools.partial(ring_sigmoid_loss, mesh=mesh)
-    step = jax.jit(jax.value_and_grad(ring, argnums=(0, 1)))
-    program = step.lower(embeds, embeds, scalar, scalar, groups).compile().as_text()
-    sizes = [
-        math.prod(map(int, dims.split(",")))
-        for dims in re.findall(r"\b(?:f32|s32|pred)\[([\d,]+)\]", program)
-    ]
-    assert max(sizes) == 512 * 512

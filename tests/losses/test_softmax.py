@@ -1,13 +1,7 @@
-import functools
-import math
-import re
-
-import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from clipjax.losses import sharded_softmax_loss, softmax_loss
+from clipjax.losses import softmax_loss
 
 
 def test_value_by_hand():
@@ -41,19 +35,3 @@ def test_a_saturated_wrong_pair_costs_the_difference_of_its_logits():
     pair = jnp.asarray([[1.0, 0.0], [-1.0, 0.0]])
     loss = softmax_loss(pair, -pair, jnp.float32(1e4))
     np.testing.assert_allclose(loss, 2e4, rtol=1e-6)
-
-
-@pytest.mark.parametrize("grouped", [False, True], ids=["alone", "groups"])
-def test_no_array_is_larger_than_one_block_of_local_rows(grouped, mesh):
-    """Forward and backward, read off the compiled program: 4096 pairs on 8 devices."""
-    embeds = jax.ShapeDtypeStruct((4096, 8), jnp.float32)
-    scalar = jax.ShapeDtypeStruct((), jnp.float32)
-    groups = jax.ShapeDtypeStruct((4096,), jnp.int32) if grouped else None
-    loss = functools.partial(sharded_softmax_loss, mesh=mesh)
-    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
-    program = step.lower(embeds, embeds, scalar, scalar, groups).compile().as_text()
-    sizes = [
-        math.prod(map(int, dims.split(",")))
-        for dims in re.findall(r"\b(?:f32|s32|pred)\[([\d,]+)\]", program)
-    ]
-    assert max(sizes) == 512 * 4096

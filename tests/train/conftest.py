@@ -35,7 +35,7 @@ def make_trainer():
         spec = batch_spec(config, mesh)
         like = abstract_state(config, optimizer, mesh)
         places = jax.tree.map(lambda leaf: leaf.sharding, like)
-        loss = loss or make_loss(config.loss.kind, mesh)
+        loss = loss or make_loss(config.loss, mesh)
         compiled = compile_step(make_train_step(config, optimizer, loss), like, spec)
 
         def step(state, batch):
