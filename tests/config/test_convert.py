@@ -238,7 +238,8 @@ def test_importing_the_config_is_quick_and_needs_no_jax(make_child_env):
 def test_a_field_named_like_a_keyword_loses_its_underscore_outside():
     config = TrainConfig(init=InitConfig(from_="hf:org/name"))
     saved = to_json_dict(config)
-    assert saved["init"] == {"from": "hf:org/name", "preset": ""}
+    assert saved["init"]["from"] == "hf:org/name"
+    assert "from_" not in saved["init"]
     assert from_config_dict(TrainConfig, json.loads(json.dumps(saved))) == config
     assert from_config_dict(TrainConfig, to_config_dict(config)) == config
     with pytest.raises(UsageError, match=r"config\.init\.form: no such field.*'from'"):
