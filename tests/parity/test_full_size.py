@@ -74,7 +74,7 @@ def open_clip_model(open_clip, transformers, monkeypatch):
             )
             monkeypatch.setattr(open_clip.hf_model.AutoConfig, "from_pretrained", lambda _: given)
             settings["text_cfg"] = {**settings["text_cfg"], "hf_model_pretrained": False}
-        custom = settings.pop("custom_text", False)
+        custom = settings.pop("custom_text", isinstance(text, BertConfig))
         kind = open_clip.CustomTextCLIP if custom else open_clip.CLIP
         kind = open_clip.CoCa if "multimodal_cfg" in settings else kind
         return kind(**settings)
@@ -84,17 +84,15 @@ def open_clip_model(open_clip, transformers, monkeypatch):
 
 @pytest.mark.parametrize("name", OPEN_CLIP)
 def test_open_clip(name, towers, open_clip_model, capfd):
-    torch, config = towers.torch, PRESETS[name]
-    model = towers.fill(open_clip_model(name))
-    images, pixels = towers.pixels(2, config.image.image_size)
-    tokens = make_tokens(config.text)
-    normal = towers.normalised(pixels, config)
-    embeds = model.encode_image(normal), model.encode_text(torch.from_numpy(tokens).long())
-    bias = getattr(model, "logit_bias", None)
-    case = Case(
-        name, "open_clip", model, images, tokens, pixels, embeds, model.logit_scale.exp(), bias
-    )
-    case.check(towers, config, capfd)
+    config = PRESETS[name]
+    model = filled(towers, open_clip_model(name))
+    ids = towers.torch.from_numpy(make_tokens(config.text)).long()
+
+    def forward(pixels):
+        normal = towers.normalised(pixels, config)
+        return model.encode_image(normal), model.encode_text(ids)
+
+    check(Case(name, "open_clip", model, forward), towers, config, capfd)
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
@@ -104,107 +102,132 @@ def test_transformers(name, towers, transformers, capfd):
     torch, config, (model_type, kind) = towers.torch, PRESETS[name], TRANSFORMERS[name]
     settings = to_transformers(config, model_type=model_type)["config.json"]
     settings = getattr(transformers, kind.replace("Model", "Config")).from_dict(settings)
-    model = towers.fill(getattr(transformers, kind)(settings))
-    side = config.image.image_size
-    images, pixels = towers.pixels(2, side)
-    tokens = make_tokens(config.text)
-    inputs = {"pixel_values": towers.normalised(pixels, config)}
-    ids = torch.from_numpy(tokens).long()
-    if model_type == "siglip2":
-        patch = config.image.patch_size
-        grid = side // patch
-        flat = inputs["pixel_values"].reshape(2, 3, grid, patch, grid, patch)
-        inputs["pixel_values"] = flat.permute(0, 2, 4, 3, 5, 1).reshape(2, grid**2, -1)
-        inputs["pixel_attention_mask"] = torch.ones(2, grid**2, dtype=torch.int32)
-        inputs["spatial_shapes"] = torch.tensor([[grid, grid]] * 2)
+    model = filled(towers, getattr(transformers, kind)(settings))
+    ids = torch.from_numpy(make_tokens(config.text)).long()
+    more = {}
     if isinstance(config.text, BertConfig):
-        inputs["attention_mask"] = (ids != config.text.pad_id).long()
-    out = model(input_ids=ids, **inputs)
-    scale = 1 / model.temperature if model_type == "align" else model.logit_scale.exp()
-    bias = getattr(model, "logit_bias", None)
-    embeds = out.image_embeds, out.text_embeds
-    case = Case(name, kind, model, images, tokens, pixels, embeds, scale, bias)
-    case.check(towers, config, capfd, model_type=model_type)
+        more["attention_mask"] = (ids != config.text.pad_id).long()
+    grid = config.image.image_size // 16
+    if model_type == "siglip2":
+        more["pixel_attention_mask"] = torch.ones(2, grid**2, dtype=torch.int32)
+        more["spatial_shapes"] = torch.tensor([[grid, grid]] * 2)
+
+    def forward(pixels):
+        values = towers.normalised(pixels, config)
+        if model_type == "siglip2":
+            values = values.reshape(2, 3, grid, 16, grid, 16).permute(0, 2, 4, 3, 5, 1)
+            values = values.reshape(2, grid**2, -1)
+        out = model(pixel_values=values, input_ids=ids, **more)
+        return out.image_embeds, out.text_embeds
+
+    check(Case(name, kind, model, forward), towers, config, capfd, model_type=model_type)
+
+
+def filled(towers, model):
+    """Fills a model, but for what it computes itself, such as rotary positions."""
+    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model = towers.fill(model)
+    for name, buffer in model.named_buffers():
+        if not name.endswith(("running_mean", "running_var")):
+            buffer.copy_(kept[name])
+    return model
 
 
 @dataclasses.dataclass
 class Case:
-    """A model of torch, what it was given and what it made of it."""
+    """A model of torch, and what takes pixels (0 to 255) to both embeddings."""
 
     name: str
     source: str
     model: object
-    images: np.ndarray
-    tokens: np.ndarray
-    pixels: object
-    embeds: tuple
-    scale: object
-    bias: object
+    forward: object
 
-    def check(self, towers, config, capfd, **options):
-        """Compares and prints a row: embeddings, cosines with the bias, gradients, round trip."""
-        import jax
-        import jax.numpy as jnp
+    def scale_and_bias(self):
+        if hasattr(self.model, "temperature"):
+            return 1 / self.model.temperature, 0.0
+        bias = getattr(self.model, "logit_bias", None)
+        return self.model.logit_scale.exp(), 0.0 if bias is None else bias
 
-        from clipjax.interchange.formats import layout_of
-        from clipjax.interchange.transfer import read_params, rolled, written
-        from clipjax.interchange.which_preset import fitting_variant
-        from clipjax.models import num_params, with_params
 
-        torch = towers.torch
-        form = "open_clip" if self.source == "open_clip" else "transformers"
-        tensors = StateDict(self.model)
-        if not options:
-            found, options = fitting_variant(self.name, config, tensors)
-            assert found == form
-        layout, config = layout_of(form, config, **options), rolled(config)
-        arrays = dict(read_params(layout, config, tensors))
-        for name, array in written(layout, config, arrays):
-            if name in tensors.shapes():
-                np.testing.assert_array_equal(array, tensors.read(name), err_msg=name)
-        params = {name: jnp.asarray(array) for name, array in arrays.items()}
-        watched = watch(layout)
+def torch_figures(torch, case, images, names):
+    """Unit embeddings, logits and gradients (pixels, then parameters by name), as NumPy arrays."""
+    case.model.zero_grad()
+    pixels = torch.from_numpy(images).to(next(case.model.parameters()).dtype).requires_grad_()
+    image, text = (torch.nn.functional.normalize(e, dim=-1) for e in case.forward(pixels))
+    scale, bias = case.scale_and_bias()
+    logits = scale * image @ text.T + bias
+    torch_loss(torch, logits).backward()
+    parameters = dict(case.model.named_parameters())
+    gradients = [pixels.grad, *(parameters[name].grad for name in names)]
+    found = (image, text, logits, *gradients)
+    return [x.detach().double().numpy() for x in found], float(scale.detach())
 
-        image, text = (torch.nn.functional.normalize(e, dim=-1) for e in self.embeds)
-        bias = 0.0 if self.bias is None else self.bias
-        logits = self.scale * image @ text.T + bias
-        torch_loss(torch, logits).backward()
 
-        def loss(some, pixels, others):
-            everything = {**others, **some}
-            model = with_params(config, everything)
-            image, text = model.encode_image(pixels), model.encode_text(jnp.asarray(self.tokens))
-            logits = jnp.exp(everything["log_logit_scale"]) * image @ text.T
-            logits = logits + everything.get("logit_bias", 0.0)
-            rows, columns = jax.nn.log_softmax(logits, axis=1), jax.nn.log_softmax(logits, axis=0)
-            mean = -(jnp.diag(rows).mean() + jnp.diag(columns).mean()) / 2
-            return mean, (image, text, logits)
+def check(case, towers, config, capfd, **options):
+    """Compares and prints a row: embeddings, logits over their scale, gradients; both directions.
 
-        some = {name: params[name] for name in watched}
-        step = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
-        inputs = some, jnp.asarray(self.images, jnp.float32), params
-        step = step.lower(*inputs).compile({"xla_backend_optimization_level": 3})
-        (by_some, by_pixels), outputs = step(*inputs)
-        ours_image, ours_text, ours_logits = (np.asarray(x, np.float64) for x in outputs)
-        apart = max(
-            np.abs(ours_image - image.detach().numpy()).max(),
-            np.abs(ours_text - text.detach().numpy()).max(),
+    The reference is of float64. Gradients are as near to it as torch's own of float32, to a factor
+    of two: at full size these are up to 1e-3 away from it where the network has kinks (ReLU).
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from clipjax.interchange.formats import layout_of
+    from clipjax.interchange.transfer import read_params, rolled, written
+    from clipjax.interchange.which_preset import fitting_variant
+    from clipjax.models import num_params, with_params
+
+    form = "open_clip" if case.source == "open_clip" else "transformers"
+    tensors = StateDict(case.model)
+    if not options:
+        found, options = fitting_variant(case.name, config, tensors)
+        assert found == form
+    layout, config = layout_of(form, config, **options), rolled(config)
+    arrays = dict(read_params(layout, config, tensors))
+    for name, array in written(layout, config, arrays):
+        if name in tensors.shapes():
+            np.testing.assert_array_equal(array, tensors.read(name), err_msg=name)
+    params = {name: jnp.asarray(array) for name, array in arrays.items()}
+    watched = watch(layout)
+    names = [name for entry in watched.values() for name in entry.theirs]
+    images, _ = towers.pixels(2, config.image.image_size)
+    tokens = make_tokens(config.text)
+
+    def loss(some, pixels, others):
+        everything = {**others, **some}
+        model = with_params(config, everything)
+        image, text = model.encode_image(pixels), model.encode_text(jnp.asarray(tokens))
+        logits = jnp.exp(everything["log_logit_scale"]) * image @ text.T
+        logits = logits + everything.get("logit_bias", 0.0)
+        rows, columns = jax.nn.log_softmax(logits, axis=1), jax.nn.log_softmax(logits, axis=0)
+        mean = -(jnp.diag(rows).mean() + jnp.diag(columns).mean()) / 2
+        return mean, (image, text, logits)
+
+    some = {name: params[name] for name in watched}
+    inputs = some, jnp.asarray(images, jnp.float32), params
+    step = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True)).lower(*inputs)
+    step = step.compile({"xla_backend_optimization_level": 3})
+    (by_some, by_pixels), outputs = step(*inputs)
+    ours = [*outputs, by_pixels]
+    for name, entry in watched.items():
+        ours += entry.write(np.asarray(by_some[name]))
+
+    exact, scale = torch_figures(towers.torch, case, images, names)
+    case.model.float()
+    rounded, _ = torch_figures(towers.torch, case, images, names)
+    apart = max(np.abs(a - b).max() for a, b in zip(ours[:2], exact[:2], strict=True))
+    of_logits = np.abs(ours[2] - exact[2]).max() / scale
+    gradients = [relative(a, b) for a, b in zip(ours[3:], exact[3:], strict=True)]
+    torchs = [relative(a, b) for a, b in zip(rounded[3:], exact[3:], strict=True)]
+    with capfd.disabled():
+        print(
+            f"\n| {case.name} | {case.source} | {num_params(config) / 1e6:.2f} M | {apart:.1e} "
+            f"| {of_logits:.1e} | {max(gradients):.1e} | {max(torchs):.1e} |"
         )
-        scale = float(self.scale.detach())
-        of_logits = np.abs(ours_logits - logits.detach().numpy()).max() / scale
-        named = dict(self.model.named_parameters())
-        gradients = [relative(by_pixels, self.pixels.grad.numpy())]
-        for name, entry in watched.items():
-            theirs = zip(entry.theirs, entry.write(np.asarray(by_some[name])), strict=True)
-            gradients += [relative(array, named[key].grad.numpy()) for key, array in theirs]
-        with capfd.disabled():
-            print(
-                f"\n| {self.name} | {self.source} | {num_params(config) / 1e6:.2f} M | {apart:.1e} "
-                f"| {of_logits:.1e} | {max(gradients):.1e} |"
-            )
-        assert apart <= EMBEDS
-        assert of_logits <= EMBEDS
-        assert max(gradients) <= GRADIENT
+    assert apart <= EMBEDS
+    assert of_logits <= EMBEDS
+    for mine, theirs in zip(gradients, torchs, strict=True):
+        assert mine <= max(GRADIENT, 2 * theirs)
 
 
 def torch_loss(torch, logits):
@@ -214,7 +237,7 @@ def torch_loss(torch, logits):
 
 
 def relative(actual, expected):
-    """Of the norms: at a few of ten million ReLUs the two precisions are on different sides."""
+    """Of the norms."""
     actual = np.asarray(actual, np.float64)
     return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
 
