@@ -71,6 +71,8 @@ def test_a_model_is_fetched_converted_pushed_and_fetched_again(hub, open_clip_fo
     pushed = hub.root / "me" / "mine"
     for file in (tmp_path / "ours").iterdir():
         assert (pushed / file.name).read_bytes() == file.read_bytes()
+    # Weights go by Git LFS, as on the hub.
+    assert any(line.startswith("PUT /lfs/") for line in hub.requests())
     assert (pushed / ".private").read_text() == "True"
     assert (pushed / ".message").read_text() == "hello"
     assert "secret" not in done.stdout + done.stderr
