@@ -102,6 +102,8 @@ class LossConfig:
             embeddings, and the loss is the same either way.
         label_smoothing: share of a target that is spread over all candidates (softmax; ALIGN: 0.1).
         z_loss: weight of the mean square of the log-normalisers (softmax).
+        over: with `micro_batches`: the loss of the whole batch, the same as without (gradient
+            caching), or the mean of the losses of its parts, each with fewer negatives.
         max_logit_scale: the scale is clamped to it after each step.
     """
 
@@ -112,6 +114,7 @@ class LossConfig:
     same_group: Literal["positives", "ignored"] = "positives"
     label_smoothing: float = 0.0
     z_loss: float = 0.0
+    over: Literal["batch", "micro_batch"] = "batch"
     max_logit_scale: float = 100.0
 
     def __post_init__(self):
@@ -243,10 +246,13 @@ class TrainConfig:
     Attributes:
         num_steps: steps of the whole run; samples seen = num_steps x data.global_batch_size.
         seed: of the initial parameters and of the augmentation.
+        micro_batches: parts of a batch that are encoded one after another. The activations of one
+            part are in memory at a time, and each part is encoded twice; see `loss.over`.
     """
 
     num_steps: int = 10_000
     seed: int = 0
+    micro_batches: int = 1
     model: DualEncoderConfig = DualEncoderConfig()
     init: InitConfig = InitConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -279,7 +285,7 @@ class TrainConfig:
                 "data.equal_images and loss.equal_captions: a pair belongs to one group only; "
                 "set one of them to False"
             )
-
+        self._check_parts()
         if self.data.text_buckets:
             self._check_buckets()
 
@@ -297,6 +303,24 @@ class TrainConfig:
                 f"pool='eot', not {text.kind!r}, {text.pool!r}{found}: there padding is seen, so "
                 "its length would change the embeddings"
             )
+
+    def _check_parts(self):
+        check_positive(micro_batches=self.micro_batches)
+        if self.data.global_batch_size % self.micro_batches:
+            raise ValueError(
+                f"micro_batches={self.micro_batches} does not divide "
+                f"data.global_batch_size={self.data.global_batch_size}"
+            )
+        moving = not getattr(self.model.image, "frozen_batch_norm", True)
+        if self.micro_batches > 1 and moving and self.optim.lock_image != 0:
+            raise ValueError(
+                f"micro_batches={self.micro_batches}: the batch norms of model.image.kind="
+                f"{self.model.image.kind!r} would normalise by the statistics of a part, and "
+                "no gradient would be that of the batch. Set model.image.frozen_batch_norm=True, "
+                "optim.lock_image=0 or micro_batches=1"
+            )
+        if self.micro_batches == 1 and self.loss.over == "micro_batch":
+            raise ValueError("loss.over='micro_batch' without micro_batches: there is one part")
 
     def _check_naflex(self) -> None:
         if self.model.image.kind != "vit":

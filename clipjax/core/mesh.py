@@ -44,15 +44,18 @@ def batch_devices(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def check_batch_size(field: str, batch_size: int, mesh: Mesh) -> None:
-    """Raises UsageError unless every device gets the same number of rows."""
-    parts = batch_devices(mesh)
+def check_batch_size(field: str, batch_size: int, mesh: Mesh, micro_batches: int = 1) -> None:
+    """Raises UsageError unless every device gets the same number of rows, of each micro-batch."""
+    devices = batch_devices(mesh)
+    parts = devices * micro_batches
     if batch_size % parts:
         lower = batch_size // parts * parts
         nearest = f"{lower} and {lower + parts}" if lower else f"{parts}"
+        of_each = f" in {micro_batches} micro-batches" if micro_batches > 1 else ""
         raise UsageError(
-            f"config.{field}={batch_size} cannot be split over {parts} devices (mesh axes 'data' x "
-            f"'fsdp', {jax.process_count()} processes). Nearest sizes that can: {nearest}."
+            f"config.{field}={batch_size} cannot be split over {devices} devices{of_each} (mesh "
+            f"axes 'data' x 'fsdp', {jax.process_count()} processes). Nearest sizes that can: "
+            f"{nearest}."
         )
 
 

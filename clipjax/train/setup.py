@@ -128,7 +128,7 @@ def batch_spec(config: TrainConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruc
         UsageError: if the batch cannot be split over the mesh.
     """
     size = config.data.global_batch_size
-    check_batch_size("data.global_batch_size", size, mesh)
+    check_batch_size("data.global_batch_size", size, mesh, config.micro_batches)
     place = batch_sharding(mesh)
     rows = row_spec(config.data, config.model.image, config.model.text.context_length)
     return {

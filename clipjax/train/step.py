@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float, Int32, Key
 
 from clipjax.config import TrainConfig
 from clipjax.losses import Loss
@@ -17,6 +17,7 @@ from clipjax.models.lora import merged
 from clipjax.optim import Trained, layer_mask, learning_rate, update_average
 from clipjax.train.augment import augment
 from clipjax.train.device_crop import crop_and_resize
+from clipjax.train.micro_batches import encoded, mean_over_parts
 from clipjax.train.state import TrainState, trained_of
 
 Batch = Mapping[str, Array]
@@ -60,17 +61,9 @@ def make_train_step(
         moving: Mapping[str, Array], state: TrainState, batch: Batch
     ) -> tuple[Float[Array, ""], Mapping[str, Array]]:
         params = merged({**state.params, **moving}, config.model, config.optim.lora)
-        model = with_params(config.model, {**params, **state.model_state})
-        freeze_batch_norms(model, trained_of(config, state.params))
-        images = seen_images(batch, state.step)
-        value = loss(
-            model.encode_image(images, jax.random.fold_in(tower_key, state.step)),
-            model.encode_text(batch["tokens"]),
-            jnp.exp(params["log_logit_scale"]),
-            params.get("logit_bias"),
-            groups_of(batch),
-        )
-        return value, model_state_of(model)
+        pairs = seen_images(batch, state.step), batch["tokens"]
+        key = jax.random.fold_in(tower_key, state.step)
+        return loss_of_pairs(config, loss, params, state, pairs, groups_of(batch), key)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         which = trained_of(config, state.params)
@@ -117,6 +110,50 @@ def make_train_step(
         return new, metrics
 
     return train_step
+
+
+def loss_of_pairs(
+    config: TrainConfig,
+    loss: Loss,
+    params: Mapping[str, Array],
+    state: TrainState,
+    pairs: tuple[Array | Patches, Int32[Array, "batch tokens"]],
+    groups: Int32[Array, " batch"] | None,
+    key: Key[Array, ""],
+) -> tuple[Float[Array, ""], Mapping[str, Array]]:
+    """Returns the loss of a batch and the model state that it leaves.
+
+    Args:
+        config: of the run.
+        loss: of all embeddings of the batch, or of a part of it.
+        params: of the model.
+        state: with the model state, and which parameters there are.
+        pairs: images and tokens.
+        groups: of the pairs.
+        key: of what the towers draw.
+    """
+    which = trained_of(config, state.params)
+    scale, bias = jnp.exp(params["log_logit_scale"]), params.get("logit_bias")
+
+    def encode(pairs: Any, key: Key[Array, ""]) -> tuple[Any, Mapping[str, Array]]:
+        model = with_params(config.model, {**params, **state.model_state})
+        freeze_batch_norms(model, which)
+        embeds = model.encode_image(pairs[0], key), model.encode_text(pairs[1])
+        return embeds, model_state_of(model)
+
+    if config.micro_batches == 1:
+        embeds, model_state = encode(pairs, key)
+        return loss(*embeds, scale, bias, groups), model_state
+    if config.loss.over == "batch":
+        embeds = encoded(lambda *part: encode(*part)[0], pairs, config.micro_batches, key)
+        return loss(*embeds, scale, bias, groups), state.model_state
+
+    def of_part(part: Any, key: Key[Array, ""]) -> Float[Array, ""]:
+        pairs, groups = part
+        return loss(*encode(pairs, key)[0], scale, bias, groups)
+
+    parts = config.micro_batches
+    return mean_over_parts(of_part, (pairs, groups), parts, key), state.model_state
 
 
 def _only_if(condition: Array, tree: Any) -> Any:
