@@ -86,14 +86,11 @@ def _of_today(arrays):
     """
     from clipjax.config import DualEncoderConfig, from_config_dict, to_json_dict
 
-    if "config" not in arrays:
-        return arrays
-    config = from_config_dict(DualEncoderConfig, json.loads(str(arrays["config"])))
-    return {
-        "grad_images_every": np.array(1),
-        **arrays,
-        "config": np.array(json.dumps(to_json_dict(config))),
-    }
+    arrays = dict(arrays)
+    for name in [name for name in arrays if name.rpartition("/")[2] == "config"]:
+        config = from_config_dict(DualEncoderConfig, json.loads(str(arrays[name])))
+        arrays[name] = np.array(json.dumps(to_json_dict(config)))
+    return {"grad_images_every": np.array(1), **arrays} if "config" in arrays else arrays
 
 
 @pytest.fixture(scope="session")
