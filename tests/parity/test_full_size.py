@@ -211,6 +211,7 @@ def check(case, towers, config, capfd, **options):
     ours = [*outputs, by_pixels]
     for name, entry in watched.items():
         ours += entry.write(np.asarray(by_some[name]))
+    ours = [np.asarray(x, np.float64) for x in ours]  # JAX would round the reference
 
     exact, scale = torch_figures(towers.torch, case, images, names)
     case.model.float()
