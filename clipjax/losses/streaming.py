@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from clipjax.core.mesh import BATCH_AXES, batch_devices
+from clipjax.losses.options import Embeds, Groups, HardNegatives
 
 Form = Literal["ring", "chunked"]
 
@@ -97,6 +98,18 @@ class Texts(NamedTuple):
     embeds: jax.Array
     groups: jax.Array
     numbers: jax.Array
+
+
+def given(
+    texts: Embeds, groups: Groups | None, hard_negatives: HardNegatives | None
+) -> tuple[Groups, HardNegatives]:
+    """Returns groups and hard negatives, a group of its own for each pair and none by default."""
+    count, dim = texts.shape
+    if groups is None:
+        groups = jnp.arange(count, dtype=jnp.int32)
+    if hard_negatives is None:
+        hard_negatives = jnp.zeros((count, 0, dim), texts.dtype)
+    return groups, hard_negatives
 
 
 def numbered(texts: jax.Array, negatives: jax.Array, groups: jax.Array) -> tuple[jax.Array, Texts]:

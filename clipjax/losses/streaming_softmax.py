@@ -18,7 +18,7 @@ from clipjax.losses.options import (
     Scalar,
     relations,
 )
-from clipjax.losses.streaming import Walk, numbered
+from clipjax.losses.streaming import Walk, given, numbered
 
 _ROWS, _WHOLE = PartitionSpec(BATCH_AXES), PartitionSpec()
 
@@ -59,10 +59,7 @@ def streaming_softmax_loss(
         walk: how each device sees all texts.
         options: see `LossOptions`.
     """
-    if groups is None:
-        groups = jnp.arange(len(image_embeds), dtype=jnp.int32)
-    if hard_negatives is None:
-        hard_negatives = jnp.zeros((len(image_embeds), 0, image_embeds.shape[1]), text_embeds.dtype)
+    groups, hard_negatives = given(text_embeds, groups, hard_negatives)
     loss: jax.Array = _loss(walk, options, image_embeds, text_embeds, hard_negatives, scale, groups)  # pyright: ignore[reportAssignmentType]
     return loss if bias is None else loss + 0.0 * bias
 
