@@ -8,11 +8,10 @@ clipjax bench load --preset ViT-L-14 --json -
 """
 
 import argparse
-import os
 import sys
 from typing import Any
 
-from clipjax.cli.parser import Parser
+from clipjax.cli.parser import Parser, simulate_devices
 
 
 def configure(parser: Parser) -> None:
@@ -106,11 +105,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         return load_figures(args.preset, rounds=args.rounds, folder=args.dir)
     if args.benchmark == "loss":
         if args.devices:
-            os.environ["JAX_PLATFORMS"] = "cpu"
-            os.environ["XLA_FLAGS"] = (
-                os.environ.get("XLA_FLAGS", "")
-                + f" --xla_force_host_platform_device_count={args.devices}"
-            )
+            simulate_devices(args.devices)
         from clipjax.cli.bench_loss import loss_figures
 
         return loss_figures(

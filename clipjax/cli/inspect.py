@@ -6,12 +6,11 @@ clipjax inspect --config configs/clip.py:ViT-B-32 --devices 8 --config.mesh.fsdp
 
 import argparse
 import json
-import os
 import sys
 from typing import Any
 
 from clipjax.cli.configs import add_config_flag, load_config
-from clipjax.cli.parser import Parser
+from clipjax.cli.parser import Parser, simulate_devices
 from clipjax.config import TrainConfig, UserError, to_json_dict
 
 _SHOWN_ROWS = 8
@@ -29,11 +28,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Prints and returns what a run is."""
     config = load_config(args.config, args.overrides)
     if args.devices:
-        os.environ["JAX_PLATFORMS"] = "cpu"
-        os.environ["XLA_FLAGS"] = (
-            os.environ.get("XLA_FLAGS", "")
-            + f" --xla_force_host_platform_device_count={args.devices}"
-        )
+        simulate_devices(args.devices)
     figures = {"config": to_json_dict(config), **_parameters(config), **_cost(config)}
     print(json.dumps(figures["config"], indent=1))
     _print_parameters(figures)

@@ -87,3 +87,10 @@ def _names(action: argparse.Action) -> list[str]:
         str(action.metavar),
         action.dest,
     ]
+
+
+def simulate_devices(count: int) -> None:
+    """Gives JAX so many devices on the CPU; before it is first used."""
+    flag = f"--xla_force_host_platform_device_count={count}"
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
