@@ -68,7 +68,7 @@ def mesh():
     from clipjax.config import MeshConfig
     from clipjax.core.mesh import make_mesh
 
-    return make_mesh(MeshConfig())
+    return make_mesh(MeshConfig(fsdp=1))
 
 
 @pytest.fixture(scope="session")

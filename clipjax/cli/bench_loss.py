@@ -38,7 +38,7 @@ def loss_figures(
     Raises:
         UsageError: if the batch cannot be split over the devices.
     """
-    mesh = make_mesh(MeshConfig())
+    mesh = make_mesh(MeshConfig(fsdp=1))
     check_batch_size("batch_size", batch_size, mesh)
     rows = []
     print(

@@ -5,6 +5,7 @@ clipjax inspect --config configs/clip.py:ViT-B-32 --devices 8 --config.mesh.fsdp
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 from typing import Any
@@ -49,43 +50,25 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parameters(config: TrainConfig) -> dict[str, Any]:
-    import jax
-
-    from clipjax.core.checkpoint import state_bytes
     from clipjax.core.mesh import make_mesh
+    from clipjax.core.sharding_report import state_leaves
     from clipjax.optim import make_optimizer
     from clipjax.train.setup import batch_spec
-    from clipjax.train.state import abstract_state
+    from clipjax.train.state import abstract_state, sharding_warnings
 
     mesh = make_mesh(config.mesh)
     batch_spec(config, mesh)
     state = abstract_state(config, make_optimizer(config.optim, config.num_steps), mesh)
 
-    rows = [
-        {
-            "name": name,
-            "shape": list(leaf.shape),
-            "dtype": str(leaf.dtype),
-            "sharding": str(leaf.sharding.spec),
-            "bytes": leaf.size * leaf.dtype.itemsize,
-            "bytes_per_device": _shard_bytes(leaf),
-        }
-        for name, leaf in state.params.items()
-    ]
+    leaves = state_leaves(state)
     return {
         "mesh": dict(mesh.shape),
-        "parameters": rows,
+        "state": [dataclasses.asdict(leaf) for leaf in leaves],
         "num_parameters": sum(leaf.size for leaf in state.params.values()),
-        "state_bytes": state_bytes(state),
-        "state_bytes_per_device": sum(_shard_bytes(leaf) for leaf in jax.tree.leaves(state)),
+        "state_bytes": sum(leaf.bytes for leaf in leaves),
+        "state_bytes_per_device": sum(leaf.device_bytes for leaf in leaves),
+        "warnings": sharding_warnings(config, state, mesh),
     }
-
-
-def _shard_bytes(leaf: Any) -> int:
-    count = 1
-    for size in leaf.sharding.shard_shape(leaf.shape):
-        count *= size
-    return count * leaf.dtype.itemsize
 
 
 def _cost(config: TrainConfig) -> dict[str, Any]:
@@ -143,14 +126,16 @@ def _data(config: TrainConfig) -> dict[str, Any]:
 
 
 def _print_parameters(figures: dict[str, Any]) -> None:
-    rows = figures["parameters"]
+    rows = figures["state"]
     width = max(len(row["name"]) for row in rows)
-    print(f"\nmesh {figures['mesh']}\n{'parameter':{width}}  shape, sharding, MB a device")
+    print(f"\nmesh {figures['mesh']}\n{'state':{width}}  dtype, shape, sharding, MB a device")
     for row in rows:
         print(
-            f"{row['name']:{width}}  {tuple(row['shape'])!s:22} {row['sharding']:36} "
-            f"{row['bytes_per_device'] / 1e6:9.3f}"
+            f"{row['name']:{width}}  {row['dtype']:8} {row['shape']!s:22} {row['spec']:36} "
+            f"{row['device_bytes'] / 1e6:9.3f}"
         )
+    for line in figures["warnings"]:
+        print(f"warning: {line}", file=sys.stderr)
     print(
         f"{figures['num_parameters']:,} parameters; the state with moments takes "
         f"{figures['state_bytes'] / 1e6:,.1f} MB, "

@@ -19,6 +19,7 @@ from clipjax.config.image_towers import (
     ResNetConfig,
     ViTConfig,
 )
+from clipjax.config.mesh import MeshConfig
 from clipjax.config.model import ComputeConfig, DualEncoderConfig
 from clipjax.config.presets import PRESETS, preset
 from clipjax.config.text_towers import (
@@ -36,7 +37,6 @@ from clipjax.config.train import (
     LogConfig,
     LoraConfig,
     LossConfig,
-    MeshConfig,
     OptimConfig,
     TrainConfig,
     WatchdogConfig,

@@ -6,6 +6,7 @@ from typing import Literal
 from clipjax.config.data import AugmentConfig, DataConfig, TokenizerConfig
 from clipjax.config.evals import EvalsConfig
 from clipjax.config.fields import check_positive
+from clipjax.config.mesh import MeshConfig
 from clipjax.config.model import DualEncoderConfig
 from clipjax.config.text_towers import TextConfig
 
@@ -126,28 +127,6 @@ class LossConfig:
         for name in ("label_smoothing", "z_loss"):
             if self.kind == "sigmoid" and getattr(self, name):
                 raise ValueError(f"{name}={getattr(self, name)} is for kind='softmax' only")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MeshConfig:
-    """Devices along each axis of the mesh; -1 (one axis at most) takes what is left.
-
-    Attributes:
-        data: copies of the parameters; the batch is split.
-        fsdp: the batch and the parameters are split.
-        tensor: heads and hidden units are split; the batch is not.
-    """
-
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
-
-    def __post_init__(self):
-        sizes = (self.data, self.fsdp, self.tensor)
-        if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-            raise ValueError(
-                f"data, fsdp, tensor = {sizes} must be positive; one of them may be -1"
-            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

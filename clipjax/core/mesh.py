@@ -1,36 +1,121 @@
 """The device mesh and where a batch lives on it."""
 
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from clipjax.config import MeshConfig, UsageError
 
-AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")
+AXES = ("replica", "data", "fsdp", "tensor")
+BATCH_AXES = ("replica", "data", "fsdp")
+
+_LEAST_FSDP, _MOST_FSDP = 8, 16
 
 
-def make_mesh(config: MeshConfig, num_devices: int | None = None) -> Mesh:
-    """Returns the mesh with axes `data`, `fsdp` and `tensor` over all devices of all processes.
+def make_mesh(
+    config: MeshConfig, num_devices: int | None = None, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """Returns the mesh over all devices of all processes.
+
+    Args:
+        config: sizes of the axes.
+        num_devices: of the first devices only.
+        devices: other ones than those that are there, such as those of a topology.
+
+    Raises:
+        UsageError: if the sizes do not multiply to the number of devices, or slices of TPUs would
+            be split by an axis whose messages cannot cross between them.
+    """
+    devices = list(jax.devices() if devices is None else devices)[:num_devices]
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    sizes = mesh_sizes(config, len(devices), slices, devices[0].platform)
+    if slices == 1:
+        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    else:
+        within, across = _over_slices(sizes, slices)
+        grid = mesh_utils.create_hybrid_device_mesh(
+            within, across, devices, allow_split_physical_axes=True
+        )
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def mesh_sizes(
+    config: MeshConfig, num_devices: int, slices: int = 1, platform: str = "cpu"
+) -> tuple[int, ...]:
+    """Returns the sizes of `AXES`.
+
+    Args:
+        config: see `MeshConfig`.
+        num_devices: over all slices.
+        slices: of the devices.
+        platform: of the devices: "tpu", "gpu", "cuda" or "cpu".
 
     Raises:
         UsageError: if the sizes do not multiply to the number of devices.
+
+    >>> mesh_sizes(MeshConfig(), 256, platform="tpu"), mesh_sizes(MeshConfig(tensor=2), 8)
+    ((1, 16, 16, 1), (1, 4, 1, 2))
     """
-    devices = jax.devices()[:num_devices]
-    sizes = [config.data, config.fsdp, config.tensor]
-    if -1 in sizes:
-        rest = -int(np.prod(sizes))
-        sizes[sizes.index(-1)] = len(devices) // rest
-    if int(np.prod(sizes)) != len(devices) or 0 in sizes:
-        raise UsageError(
-            f"config.mesh: data={config.data}, fsdp={config.fsdp}, tensor={config.tensor} does not "
-            f"fill {len(devices)} devices. Set one axis to -1 and the others to divisors of it."
-        )
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    given = {name: getattr(config, name) for name in AXES}
+    if given["replica"] is None:
+        given["replica"] = slices
+    if given["fsdp"] is None:
+        fixed = math.prod(size for size in given.values() if size is not None and size != -1)
+        left = num_devices // fixed if num_devices % fixed == 0 else 1
+        given["fsdp"] = left
+        if -1 in given.values():
+            fits = [n for n in range(_LEAST_FSDP, _MOST_FSDP + 1) if left % n == 0] or [1]
+            given["fsdp"] = fits[-1] if platform == "tpu" else fits[0]
+    fixed = math.prod(size for size in given.values() if size != -1)
+    if -1 in given.values() and num_devices % fixed == 0:
+        given = {n: num_devices // fixed if size == -1 else size for n, size in given.items()}
+    if math.prod(given.values()) != num_devices:
+        raise UsageError(_no_mesh(config, given, num_devices))
+    return tuple(given.values())
+
+
+def _no_mesh(config: MeshConfig, given: dict[str, int], num_devices: int) -> str:
+    asked = {name: size for name, size in dataclasses.asdict(config).items() if size is not None}
+    told = ", ".join(f"{name}={size}" for name, size in asked.items())
+    ways = []
+    for name in AXES:
+        others = math.prod(s for axis, s in given.items() if axis != name and s != -1)
+        if asked.get(name, -1) == -1 or num_devices % others:
+            continue
+        left = num_devices // others
+        fits = [n for n in range(1, left + 1) if left % n == 0] if -1 in given.values() else [left]
+        nearest = sorted(fits, key=lambda n, size=given[name]: abs(n - size))[:2]
+        ways.append(f"{name}={' or '.join(map(str, sorted(nearest)))}")
+    return (
+        f"config.mesh: {told} does not fill {num_devices} devices. "
+        f"{'It would with ' + ', or with '.join(ways) + '.' if ways else ''} "
+        "An axis of -1 takes what is left."
+    ).replace("  ", " ")
+
+
+def _over_slices(sizes: tuple[int, ...], slices: int) -> tuple[list[int], list[int]]:
+    """Returns the sizes within a slice and across slices: the first axis that fits crosses them."""
+    for place, name in enumerate(AXES[:2]):
+        if sizes[place] % slices == 0:
+            across = [1] * len(sizes)
+            across[place] = slices
+            return [size // n for size, n in zip(sizes, across, strict=True)], across
+    told = ", ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
+    raise UsageError(
+        f"config.mesh: {told} over {slices} slices: replica or data must be a multiple of "
+        f"{slices}, as only they can cross the network between slices. Leave replica out, or set "
+        f"replica={slices}."
+    )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a batch: the leading axis over `data` and `fsdp`."""
+    """Returns the sharding of a batch: the leading axis over all of `BATCH_AXES`."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
@@ -41,7 +126,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_devices(mesh: Mesh) -> int:
     """Returns the number of parts into which a batch is split."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def check_batch_size(field: str, batch_size: int, mesh: Mesh, micro_batches: int = 1) -> None:
@@ -54,7 +139,7 @@ def check_batch_size(field: str, batch_size: int, mesh: Mesh, micro_batches: int
         of_each = f" in {micro_batches} micro-batches" if micro_batches > 1 else ""
         raise UsageError(
             f"config.{field}={batch_size} cannot be split over {devices} devices{of_each} (mesh "
-            f"axes 'data' x 'fsdp', {jax.process_count()} processes). Nearest sizes that can: "
+            f"axes {' x '.join(map(repr, BATCH_AXES))}, {jax.process_count()} processes). Nearest sizes that can: "
             f"{nearest}."
         )
 

@@ -158,7 +158,7 @@ def load(
     """
     found = open_pretrained(spec, preset_name=preset, step=step)
     one = jax.process_count() == 1 and not all_devices
-    mesh = make_mesh(MeshConfig(), num_devices=1 if one else None)
+    mesh = make_mesh(MeshConfig(fsdp=1), num_devices=1 if one else None)
     encoder = Encoder(found.config, found.tokenizer, mesh, batch_size=batch_size)
     params = found.params(mesh=mesh)
     if found.directory is None:

@@ -5,6 +5,7 @@ the backward pass encodes each part again, so that the activations of one part a
 time, while the loss sees the embeddings of all. The gradient is that of the whole batch.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -76,7 +77,7 @@ def _joined(x: jax.Array) -> jax.Array:
 
 def _devices() -> int:
     mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
+    return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def _constrained(x: jax.Array, spec: PartitionSpec) -> jax.Array:

@@ -28,7 +28,7 @@ from clipjax.data.sources.tar_shards import TarShards
 from clipjax.data.tokenizers import Tokenizer, make_tokenizer, tokenizer_from_json
 from clipjax.data.training_images import row_spec
 from clipjax.train.starting_point import starting_tokenizer, starting_weights
-from clipjax.train.state import TrainState, abstract_state, as_dict, init_state
+from clipjax.train.state import TrainState, abstract_state, as_dict, init_state, sharding_warnings
 
 _DAMAGED_SHOWN = 3
 _WHAT_IS_TRAINED = ("lock_image", "lock_text", "freeze", "lora")
@@ -262,8 +262,15 @@ def create_or_restore(
     reader: CheckpointReader,
     step: int,
 ) -> TrainState:
-    """Returns the state of a step, built or restored directly in its place on the mesh."""
+    """Returns the state of a step, built or restored directly in its place on the mesh.
+
+    Raises:
+        UsageError: if an axis of the mesh can split nothing.
+    """
     like = abstract_state(config, optimizer, mesh)
+    for line in sharding_warnings(config, like, mesh):  # before anything is compiled
+        if jax.process_index() == 0:
+            print(f"warning: {line}", file=sys.stderr)
     if not step:
         places = jax.tree.map(lambda leaf: leaf.sharding, like)
         # The state is donated in the first step: it holds copies of what was read.

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from clipjax.config import TrainConfig
 from clipjax.core.partition import tree_shardings
+from clipjax.core.sharding_report import state_leaves, warnings
 from clipjax.models import init_model_state, init_params, param_axes
 from clipjax.models.lora import init_lora, merged
 from clipjax.optim import Trained, trained
@@ -91,6 +92,17 @@ def abstract_state(
         shapes,
         shardings,
     )
+
+
+def sharding_warnings(config: TrainConfig, state: TrainState, mesh: Mesh) -> list[str]:
+    """Returns what a user should know of where a state lies, a sentence each.
+
+    Raises:
+        UsageError: if an axis of the mesh splits nothing.
+    """
+    shapes = {name: leaf.shape for name, leaf in state.params.items()}
+    axes = {name: named for name, named in param_axes(config.model).items() if name in shapes}
+    return warnings(state_leaves(state), axes, shapes, mesh)
 
 
 def evaluated_params(config: TrainConfig, state: TrainState) -> dict[str, jax.Array]:

@@ -39,7 +39,11 @@ def test_the_config_is_the_resolved_one(figures, inspect, tiny_config):
 
 def test_parameters_are_those_that_the_run_would_have(figures, tiny_config):
     params = init_params(tiny_config.model, 0)
-    rows = {row["name"]: row for row in figures["parameters"]}
+    rows = {
+        row["name"].removeprefix("params/"): row
+        for row in figures["state"]
+        if row["name"].startswith("params/")
+    }
     assert {name: tuple(row["shape"]) for name, row in rows.items()} == {
         name: leaf.shape for name, leaf in params.items()
     }
@@ -58,8 +62,8 @@ def test_the_state_is_parameters_moments_average_and_counters(figures):
 
 def test_shardings_divide_the_bytes(inspect):
     figures = inspect("--config.mesh.fsdp=2", "--config.mesh.tensor=2")
-    assert figures["mesh"] == {"data": 2, "fsdp": 2, "tensor": 2}
-    assert any(row["bytes_per_device"] == row["bytes"] // 4 for row in figures["parameters"])
+    assert figures["mesh"] == {"replica": 1, "data": 2, "fsdp": 2, "tensor": 2}
+    assert any(row["device_bytes"] == row["bytes"] // 4 for row in figures["state"])
     assert figures["state_bytes_per_device"] < figures["state_bytes"] / 2
 
 
@@ -126,4 +130,4 @@ def test_shardings_can_be_shown_for_devices_that_are_not_there(clipjax_command, 
         "inspect", "--config", config_file, "--devices=16", "--config.mesh.tensor=2"
     )
     assert done.returncode == 0, done.stderr
-    assert "mesh {'data': 8, 'fsdp': 1, 'tensor': 2}" in done.stdout
+    assert "mesh {'replica': 1, 'data': 1, 'fsdp': 8, 'tensor': 2}" in done.stdout

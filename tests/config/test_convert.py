@@ -190,7 +190,9 @@ def test_a_mistake_is_one_line_that_names_its_field(values, message):
 
 
 def test_a_field_far_from_every_name_gets_no_guess():
-    with pytest.raises(UsageError, match=r"no such field\. Fields here: data, fsdp, tensor"):
+    with pytest.raises(
+        UsageError, match=r"no such field\. Fields here: data, fsdp, replica, tensor"
+    ):
         from_config_dict(MeshConfig, {"zzzz": 1})
 
 

@@ -1,6 +1,10 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
 from clipjax.config import MeshConfig, UsageError
@@ -10,6 +14,7 @@ from clipjax.core.mesh import (
     check_batch_size,
     local_rows,
     make_mesh,
+    mesh_sizes,
     put_rows,
     replicated,
 )
@@ -28,20 +33,114 @@ from clipjax.core.mesh import (
 )
 def test_one_axis_takes_what_is_left(sizes, shape):
     mesh = make_mesh(MeshConfig(data=sizes[0], fsdp=sizes[1], tensor=sizes[2]))
-    assert tuple(mesh.shape.items()) == tuple(zip(("data", "fsdp", "tensor"), shape, strict=True))
+    assert mesh.axis_names == ("replica", "data", "fsdp", "tensor")
+    assert mesh.devices.shape == (1, *shape)
 
 
-@pytest.mark.parametrize("sizes", [(4, 1, 1), (-1, 3, 1), (-1, 16, 1), (16, 1, 1), (3, 3, 1)])
-def test_a_mesh_that_does_not_fill_the_devices_names_its_sizes_and_their_number(sizes):
-    with pytest.raises(UsageError, match=rf"data={sizes[0]}, fsdp={sizes[1]}.* 8 devices"):
+@pytest.mark.parametrize(
+    ("fields", "devices", "slices", "platform", "sizes"),
+    [
+        ({}, 256, 1, "tpu", (1, 16, 16, 1)),
+        ({}, 256, 2, "tpu", (2, 8, 16, 1)),
+        ({}, 256, 1, "gpu", (1, 32, 8, 1)),
+        ({}, 8, 1, "cpu", (1, 1, 8, 1)),
+        ({}, 36, 1, "gpu", (1, 4, 9, 1)),  # four hosts of nine
+        ({}, 4, 1, "gpu", (1, 4, 1, 1)),  # too few to be worth it
+        ({"tensor": 2}, 8, 1, "gpu", (1, 4, 1, 2)),
+        ({"data": 4}, 8, 1, "gpu", (1, 4, 2, 1)),
+        ({"fsdp": 64}, 256, 1, "tpu", (1, 4, 64, 1)),
+        ({"replica": 4}, 256, 1, "gpu", (4, 8, 8, 1)),
+        ({"replica": -1, "data": 2}, 64, 1, "gpu", (4, 2, 8, 1)),
+    ],
+)
+def test_parameters_are_sharded_over_neighbours_and_copied_beyond(
+    fields, devices, slices, platform, sizes
+):
+    assert mesh_sizes(MeshConfig(**fields), devices, slices, platform) == sizes
+
+
+@given(
+    st.integers(1, 512),
+    st.integers(1, 4),
+    st.sampled_from(["tpu", "gpu", "cpu"]),
+    st.sampled_from([None, 1, 2, 3]),
+    st.sampled_from([-1, 1, 4]),
+    st.sampled_from([None, 1, 8, 32]),
+    st.sampled_from([1, 2]),
+)
+def test_sizes_fill_the_devices_or_are_refused(n, slices, platform, replica, data, fsdp, tensor):
+    config = MeshConfig(replica=replica, data=data, fsdp=fsdp, tensor=tensor)
+    try:
+        sizes = mesh_sizes(config, n * slices, slices, platform)
+    except UsageError as error:
+        assert f"does not fill {n * slices} devices" in str(error)
+        return
+    assert np.prod(sizes) == n * slices
+    for asked, found in zip((replica, data, fsdp, tensor), sizes, strict=True):
+        assert asked in (None, -1, found)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "ways"),
+    [
+        ((4, 1, 1), "with data=8,"),
+        ((-1, 3, 1), "with fsdp=2 or 4"),
+        ((-1, 16, 1), "with fsdp=4 or 8"),
+        ((16, 1, 1), "with data=8"),
+        ((3, 3, 1), "An axis"),
+    ],
+)
+def test_a_mesh_that_does_not_fill_the_devices_names_what_would(sizes, ways):
+    told = rf"data={sizes[0]}, fsdp={sizes[1]}.* 8 devices.*{ways}"
+    with pytest.raises(UsageError, match=told):
         make_mesh(MeshConfig(data=sizes[0], fsdp=sizes[1], tensor=sizes[2]))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StandIn:
+    """What `create_hybrid_device_mesh` looks at of a TPU."""
+
+    id: int
+    slice_index: int
+    process_index: int
+    coords: tuple[int, ...]
+    core_on_chip: int = 0
+    platform: str = "tpu"
+    device_kind: str = "stand-in"
+
+
+def sliced_devices(count, slices):
+    return [
+        StandIn(
+            id=number,
+            process_index=number // 4,
+            slice_index=number * slices // count,
+            coords=(number % 4, number * slices % count // slices // 4, 0),
+        )
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("fields", [{}, {"replica": 1, "data": 2, "fsdp": -1}])
+def test_only_copies_cross_the_network_between_slices(fields):
+    devices = sliced_devices(32, 2)
+    mesh = make_mesh(MeshConfig(**fields), devices=devices)
+    slice_of = np.vectorize(lambda device: device.slice_index)(mesh.devices)
+    # Along fsdp and tensor all devices are of one slice.
+    assert (slice_of == slice_of[:, :, :1, :1]).all()
+    assert mesh.devices.shape == ((2, 1, 16, 1) if not fields else (1, 2, 16, 1))
+
+
+def test_slices_that_parameters_would_be_split_over_are_refused():
+    with pytest.raises(UsageError, match=r"fsdp=32.* over 2 slices: .*set replica=2"):
+        make_mesh(MeshConfig(replica=1, data=1, fsdp=32), devices=sliced_devices(32, 2))
 
 
 def test_a_mesh_may_use_the_first_devices_only():
     assert make_mesh(MeshConfig(), num_devices=2).size == 2
 
 
-def test_a_batch_is_split_over_data_and_fsdp_only(mesh, mesh_222):
+def test_a_batch_is_split_over_all_axes_but_tensor(mesh, mesh_222):
     assert (batch_devices(mesh), batch_devices(mesh_222)) == (8, 4)
     assert batch_sharding(mesh_222).shard_shape((8, 3)) == (2, 3)
     assert replicated(mesh_222).spec == P()

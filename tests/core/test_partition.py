@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
 from clipjax.config import OptimConfig
+from clipjax.core.mesh import BATCH_AXES
 from clipjax.core.partition import constrain_batch, gather_table, param_spec, tree_shardings
 from clipjax.models import param_axes
 from clipjax.optim import make_optimizer
@@ -94,9 +95,7 @@ def test_without_a_moving_average_there_is_no_leaf_for_it(tiny_config, mesh_222,
 def test_activations_stay_split_over_the_batch(mesh_222):
     with jax.set_mesh(mesh_222):
         out = jax.jit(lambda x: constrain_batch(x * 2))(jnp.ones((8, 3)))
-    assert out.sharding.is_equivalent_to(
-        jax.sharding.NamedSharding(mesh_222, P(("data", "fsdp"))), 2
-    )
+    assert out.sharding.is_equivalent_to(jax.sharding.NamedSharding(mesh_222, P(BATCH_AXES)), 2)
 
 
 def test_a_table_is_whole_for_the_look_up(mesh_222):
