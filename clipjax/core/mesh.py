@@ -101,7 +101,7 @@ def _no_mesh(config: MeshConfig, given: dict[str, int], num_devices: int) -> str
 
 def _over_slices(sizes: tuple[int, ...], slices: int) -> tuple[list[int], list[int]]:
     """Returns the sizes within a slice and across slices: the first axis that fits crosses them."""
-    for place, name in enumerate(AXES[:2]):
+    for place in range(2):  # replica and data
         if sizes[place] % slices == 0:
             across = [1] * len(sizes)
             across[place] = slices
@@ -139,8 +139,8 @@ def check_batch_size(field: str, batch_size: int, mesh: Mesh, micro_batches: int
         of_each = f" in {micro_batches} micro-batches" if micro_batches > 1 else ""
         raise UsageError(
             f"config.{field}={batch_size} cannot be split over {devices} devices{of_each} (mesh "
-            f"axes {' x '.join(map(repr, BATCH_AXES))}, {jax.process_count()} processes). Nearest sizes that can: "
-            f"{nearest}."
+            f"axes {' x '.join(map(repr, BATCH_AXES))}, {jax.process_count()} processes). Nearest "
+            f"sizes that can: {nearest}."
         )
 
 
