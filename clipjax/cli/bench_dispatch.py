@@ -87,8 +87,8 @@ class EmptyStep:
 
         self._step = compile_step(pass_on, self._like, tiny_batch)
         with jax.set_mesh(self._mesh):
-            compiled = self._step.lower(self._like, tiny_batch).compile()  # type: ignore[attr-defined]
-        header, *_ = compiled.as_text().partition("\n")
+            compiled = self._step.lower(self._like, tiny_batch).compile()
+        header, *_ = (compiled.as_text() or "").partition("\n")
         self.aliased_leaves = header.count("-alias)")
 
     def time_calls(self, steps: int) -> tuple[list[float], list[float]]:

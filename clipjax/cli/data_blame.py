@@ -12,7 +12,7 @@ import itertools
 from typing import Any
 
 from clipjax.cli.configs import add_config_flag, load_config
-from clipjax.cli.data_show import check_steps, order_of
+from clipjax.cli.data_show import add_workdir_flag, check_steps, order_of
 from clipjax.cli.parser import Parser
 from clipjax.config import UsageError, UserError
 
@@ -22,6 +22,7 @@ _PRINTED = 20
 def configure(parser: Parser) -> None:
     """Adds the flags."""
     add_config_flag(parser, required=True)
+    add_workdir_flag(parser)
     parser.add_argument(
         "--key",
         required=True,
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"--steps={steps}: counts from 1.")
     check_steps("steps", steps, config)
     sources = open_sources(config.data)
-    order = order_of(config, sources)
+    order = order_of(config, sources, args.workdir)
     found = sources.find(args.key)
     if not found:
         raise UserError(
@@ -59,7 +60,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     out = []
     for example in found:
         seen = sorted(
-            (order.step_of(sample), order.row_of(sample)) for sample in order.seen(example, steps)
+            (step, order.row_of(sample))
+            for sample in order.seen(example, steps)
+            if (step := order.step_of(sample)) is not None
         )
         places = [{"step": step + 1, "row": row} for step, row in seen]
         out.append({"key": sources.key(example), "example": example, "seen": places})

@@ -11,6 +11,7 @@ counted as in the log of the run, from 1.
 import argparse
 import dataclasses
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipjax.cli.configs import add_config_flag, load_config
@@ -39,6 +40,7 @@ def configure(parser: Parser) -> None:
     parser.add_argument(
         "--out", metavar="PNG", help="also draw the rows as the model sees them, before `augment`"
     )
+    add_workdir_flag(parser)
     parser.add_argument(
         "--order",
         action="store_true",
@@ -66,12 +68,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.out:
         check_writable("--out", args.out)
     sources = open_sources(config.data)
-    order = order_of(config, sources)
+    order = order_of(config, sources, args.workdir)
     samples = order.samples(args.step - 1)[: args.rows]
     examples = order.examples(samples)
     tokenizer = ByteTokenizer(context_length=2, lowercase=False)
     tolerant = dataclasses.replace(config.data, max_bad_share=1.0)  # bad samples are to be seen
-    pairs = TrainingPairs(sources, order, tokenizer, tolerant, image=config.model.image)
+    stage = next((p for p in config.parts if args.step <= p.stop_step), config.parts[-1])
+    pairs = TrainingPairs(sources, order, tokenizer, tolerant, image=stage.config.model.image)
     rows, pictures = [], []
     numbered = zip(samples.tolist(), examples.tolist(), strict=True)
     for number, (sample, example) in enumerate(numbered):
@@ -97,15 +100,30 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-def order_of(config: TrainConfig, sources: "Sources") -> "Order":
-    """Returns the order of a run; where captions are sorted by length, they are measured first."""
-    if config.data.text_buckets:
-        from clipjax.train.setup import open_data
+def add_workdir_flag(parser: Parser) -> None:
+    """Adds the flag that names the run whose left out batches count."""
+    parser.add_argument(
+        "--workdir",
+        metavar="DIR",
+        help="of the run: batches that it left out when it went back (guard.max_rollbacks) count",
+    )
 
-        return open_data(config, sources, saved_tokenizer=None).order
+
+def order_of(config: TrainConfig, sources: "Sources", workdir: str | None) -> "Order":
+    """Returns the order of a run; where captions are sorted by length, they are measured first.
+
+    Args:
+        config: of the run.
+        sources: of the run.
+        workdir: of the run, if it may have left out batches.
+    """
     from clipjax.data.opening import make_order
+    from clipjax.train.setup import batch_schedule, newest_skips, open_data
 
-    return make_order(config.data, sources)
+    skips = newest_skips(Path(workdir)) if workdir else ()
+    if config.data.text_buckets:
+        return open_data(config, sources, None, skips).order
+    return make_order(config.data, sources, batch_schedule(config, skips))
 
 
 def check_steps(flag: str, steps: int, config: TrainConfig) -> None:

@@ -57,7 +57,8 @@ def _parameters(config: TrainConfig) -> dict[str, Any]:
     from clipjax.train.state import abstract_state, sharding_warnings
 
     mesh = make_mesh(config.mesh)
-    batch_spec(config, mesh)
+    for part in config.parts:
+        batch_spec(part.config, mesh)
     state = abstract_state(config, make_optimizer(config.optim, config.num_steps), mesh)
 
     leaves = state_leaves(state)
@@ -76,7 +77,7 @@ def _cost(config: TrainConfig) -> dict[str, Any]:
     from clipjax.train.flops import training_flops
 
     training = training_flops(config)
-    samples = config.num_steps * config.data.global_batch_size
+    samples = config.samples_seen(config.num_steps)
     return {
         "forward_flops_per_sample": trained_pair_forward_flops(config),
         "train_flops_per_sample": training,
@@ -117,7 +118,7 @@ def _data(config: TrainConfig) -> dict[str, Any]:
         batches.close()
     return {
         "pairs": len(source),
-        "epochs": config.num_steps * config.data.global_batch_size / len(source),
+        "epochs": config.samples_seen(config.num_steps) / len(source),
         "manifest": source.digest(),
         "tokenizer": {"kind": config.tokenizer.kind, "sha256": data.tokenizer.digest()},
         "first_batch": first,

@@ -10,6 +10,7 @@ from clipjax.config.data import (
 )
 from clipjax.config.errors import UsageError, UserError, did_you_mean
 from clipjax.config.evals import EvalsConfig, TaskConfig
+from clipjax.config.guard import GuardConfig
 from clipjax.config.image_towers import (
     ConvNetConfig,
     ConvNeXtConfig,
@@ -22,6 +23,7 @@ from clipjax.config.image_towers import (
 from clipjax.config.mesh import MeshConfig
 from clipjax.config.model import ComputeConfig, DualEncoderConfig
 from clipjax.config.presets import PRESETS, preset
+from clipjax.config.stages import StageConfig
 from clipjax.config.text_towers import (
     BertConfig,
     CappaDecoderConfig,
@@ -38,6 +40,7 @@ from clipjax.config.train import (
     LoraConfig,
     LossConfig,
     OptimConfig,
+    Stage,
     TrainConfig,
     WatchdogConfig,
 )
@@ -58,6 +61,7 @@ __all__ = [
     "EfficientNetConfig",
     "EvaConfig",
     "EvalsConfig",
+    "GuardConfig",
     "ImageConfig",
     "InitConfig",
     "LogConfig",
@@ -69,6 +73,8 @@ __all__ = [
     "OptimConfig",
     "RemoteConfig",
     "ResNetConfig",
+    "Stage",
+    "StageConfig",
     "TaskConfig",
     "TextConfig",
     "TextTowerConfig",

@@ -1,13 +1,17 @@
 """A whole run."""
 
 import dataclasses
-from typing import Literal
+import functools
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from clipjax.config.data import AugmentConfig, DataConfig, TokenizerConfig
 from clipjax.config.evals import EvalsConfig
 from clipjax.config.fields import check_positive
+from clipjax.config.guard import GuardConfig
 from clipjax.config.mesh import MeshConfig
 from clipjax.config.model import DualEncoderConfig
+from clipjax.config.stages import StageConfig
 from clipjax.config.text_towers import TextConfig
 
 
@@ -227,11 +231,14 @@ class TrainConfig:
         seed: of the initial parameters and of the augmentation.
         micro_batches: parts of a batch that are encoded one after another. The activations of one
             part are in memory at a time, and each part is encoded twice; see `loss.over`.
+        stages: parts of the run by name, in the order of their first steps; what is before the
+            first of them is as the rest of the config says.
     """
 
     num_steps: int = 10_000
     seed: int = 0
     micro_batches: int = 1
+    stages: Mapping[str, StageConfig] = dataclasses.field(default_factory=dict)
     model: DualEncoderConfig = DualEncoderConfig()
     init: InitConfig = InitConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -240,6 +247,7 @@ class TrainConfig:
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
+    guard: GuardConfig = GuardConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evals: EvalsConfig = EvalsConfig()
     log: LogConfig = LogConfig()
@@ -267,6 +275,101 @@ class TrainConfig:
         self._check_parts()
         if self.data.text_buckets:
             self._check_buckets()
+        if self.stages:
+            self._check_stages()
+
+    @functools.cached_property
+    def parts(self) -> tuple["Stage", ...]:
+        """The run cut where something changes: one part where there are no stages."""
+        stages = sorted(self.stages.items(), key=lambda item: item[1].first_step)
+        if not stages or stages[0][1].first_step:
+            stages = [("", StageConfig()), *stages]
+        firsts = [stage.first_step for _, stage in stages]
+        return tuple(
+            Stage(name=name, first_step=first, stop_step=stop, config=self._staged(name, stage))
+            for (name, stage), first, stop in zip(
+                stages, firsts, [*firsts[1:], self.num_steps], strict=True
+            )
+        )
+
+    def samples_seen(self, step: int) -> int:
+        """Returns the pairs of so many steps."""
+        return sum(
+            (min(step, part.stop_step) - part.first_step) * part.config.data.global_batch_size
+            for part in self.parts
+            if step > part.first_step
+        )
+
+    def _staged(self, name: str, stage: StageConfig) -> "TrainConfig":
+        """Returns the config of the steps of a stage, by itself without stages."""
+
+        def changed(section: Any, **fields: Any) -> Any:
+            given = {field: value for field, value in fields.items() if value is not None}
+            missing = given.keys() - {field.name for field in dataclasses.fields(section)}
+            if missing:
+                raise ValueError(
+                    f"{', '.join(sorted(missing))}: a tower of kind={section.kind!r} has none"
+                )
+            return dataclasses.replace(section, **given) if given else section
+
+        locks = {"lock_image": stage.lock_image, "lock_text": stage.lock_text}
+        optim = dataclasses.replace(
+            self.optim,
+            **{
+                field: None if blocks == -1 else blocks
+                for field, blocks in locks.items()
+                if blocks is not None
+            },
+        )
+        try:
+            model = dataclasses.replace(
+                self.model,
+                image=changed(
+                    self.model.image,
+                    image_size=stage.image_size,
+                    patch_dropout=stage.patch_dropout,
+                ),
+                text=changed(self.model.text, context_length=stage.context_length),
+            )
+            data = changed(self.data, global_batch_size=stage.global_batch_size)
+            return dataclasses.replace(self, stages={}, model=model, data=data, optim=optim)
+        except ValueError as error:
+            raise ValueError(f"stages.{name}: {error}") from error
+
+    def _check_stages(self) -> None:
+        firsts: dict[int, str] = {}
+        for name, stage in self.stages.items():
+            if stage.first_step >= self.num_steps:
+                raise ValueError(
+                    f"stages.{name}.first_step={stage.first_step} is not below num_steps="
+                    f"{self.num_steps}: the run would end before it"
+                )
+            if stage.first_step in firsts:
+                raise ValueError(
+                    f"stages.{name} and stages.{firsts[stage.first_step]} both begin at "
+                    f"first_step={stage.first_step}"
+                )
+            firsts[stage.first_step] = name
+        for part in self.parts:
+            if part.config.model.image.image_size > self.model.image.image_size:
+                raise ValueError(
+                    f"stages.{part.name}.image_size={part.config.model.image.image_size} is more "
+                    f"than model.image.image_size={self.model.image.image_size}: give the model "
+                    "the largest, and smaller ones to the other stages"
+                )
+            if part.config.model.text.context_length > self.model.text.context_length:
+                raise ValueError(
+                    f"stages.{part.name}.context_length={part.config.model.text.context_length} is "
+                    f"more than model.text.context_length={self.model.text.context_length}: give "
+                    "the model the longest, and shorter ones to the other stages"
+                )
+        sizes = {part.config.data.global_batch_size for part in self.parts}
+        lengths = {part.config.model.text.context_length for part in self.parts}
+        if self.data.text_buckets and max(len(sizes), len(lengths)) > 1:
+            raise ValueError(
+                "data.text_buckets with stages of another global_batch_size or context_length: "
+                "batches are sorted by length across them. Leave one of the two out"
+            )
 
     def _check_buckets(self) -> None:
         buckets, text = self.data.text_buckets, self.model.text
@@ -317,3 +420,20 @@ class TrainConfig:
                 f"data.image_mode='naflex' has no whole images to change: leave out "
                 f"{', '.join(changed)}"
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Some steps of a run, and the config that they would have if there were no others.
+
+    Attributes:
+        name: of the stage; empty for what comes before the first, and where there are none.
+        first_step: counts from 0.
+        stop_step: the first step behind it.
+        config: without stages.
+    """
+
+    name: str
+    first_step: int
+    stop_step: int
+    config: TrainConfig

@@ -42,30 +42,35 @@ class BucketedOrder(Order):
         super().__post_init__()
         if len(self.lengths) != self.num_examples:
             raise ValueError(f"{len(self.lengths)} lengths for {self.num_examples} examples")
+        if len(self.batches.sizes) > 1:
+            raise ValueError(f"batches of several sizes, {self.batches.sizes}, cannot be sorted")
 
     def samples(self, step: int, rows: np.ndarray | None = None) -> np.ndarray:
         """Returns the sample numbers, int64, of the given rows of a batch; of all by default."""
         if rows is None:
-            rows = np.arange(self.global_batch_size)
-        group, batch = divmod(step, self.group)
+            rows = np.arange(self._size)
+        group, batch = divmod(self.batches.first_sample(step) // self._size, self.group)
         run = int(permute(np.array([batch]), self.group, self._batches_seed, group)[0])
         lanes, in_lane = np.divmod(rows.astype(np.int64), self._rows)
         return self._sorted(group)[lanes, run * self._rows + in_lane]
 
     def seen(self, example: int, stop_step: int) -> Iterator[int]:
         """Yields the sample numbers of the steps below `stop_step` that see an example."""
-        whole_groups = -(-stop_step // self.group) * self.group
-        for sample in super().seen(example, whole_groups):
-            if self.step_of(sample) < stop_step:
+        batches = self.batches.first_sample(stop_step) // self._size
+        whole_groups = -(-batches // self.group) * self.group
+        for sample in self._turns(example, whole_groups * self._rows):
+            step = self.step_of(sample)
+            if step is not None and step < stop_step:
                 yield sample
 
-    def step_of(self, sample: int) -> int:
-        """Returns the step that shows a sample."""
-        group = sample // (self.group * self.global_batch_size)
-        lane = sample % self.global_batch_size // self._rows
+    def step_of(self, sample: int) -> int | None:
+        """Returns the step that shows a sample; None if it is left out."""
+        group = sample // (self.group * self._size)
+        lane = sample % self._size // self._rows
         place = int(np.flatnonzero(self._sorted(group)[lane] == sample)[0])
         run = np.array([place // self._rows])
-        return group * self.group + int(unpermute(run, self.group, self._batches_seed, group)[0])
+        batch = group * self.group + int(unpermute(run, self.group, self._batches_seed, group)[0])
+        return self.batches.step_of(batch * self._size)
 
     def bucket(self, step: int) -> int:
         """Returns to how many tokens the texts of a batch are padded, or the few longer ones cut.
@@ -80,13 +85,21 @@ class BucketedOrder(Order):
         if group not in self._groups:
             while len(self._groups) >= _GROUPS_KEPT:
                 self._groups.pop(next(iter(self._groups)))
-            count = self.group * self.global_batch_size
+            count = self.group * self._size
             numbers = group * count + np.arange(count).reshape(self.group, self.lanes, self._rows)
             numbers = numbers.transpose(1, 0, 2).reshape(self.lanes, -1)
             lengths = self.lengths[self.examples(numbers.reshape(-1))].reshape(numbers.shape)
             by_length = np.argsort(lengths, axis=1, kind="stable")
             self._groups[group] = np.take_along_axis(numbers, by_length, axis=1)
         return self._groups[group]
+
+    @property
+    def _size(self) -> int:
+        return self.batches.sizes[0][1]
+
+    @property
+    def _rows(self) -> int:
+        return self._size // self.lanes
 
     @functools.cached_property
     def _groups(self) -> dict[int, np.ndarray]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from clipjax.config import DataConfig, UsageError, UserError
+from clipjax.data.batch_schedule import BatchSchedule, every_step
 from clipjax.data.captions import caption_members
 from clipjax.data.keyed import mix
 from clipjax.data.order import Order
@@ -135,15 +136,21 @@ def open_address(address: str, data: DataConfig, needs: Sequence[str] | None = N
     return open_source(address, data.root, needs, index_dir=data.index_dir, remote=data.remote)
 
 
-def make_order(data: DataConfig, sources: Sources) -> Order:
+def make_order(data: DataConfig, sources: Sources, batches: BatchSchedule | None = None) -> Order:
     """Returns the order of a run, with one stream a source.
+
+    Args:
+        data: of the run.
+        sources: of the run.
+        batches: of the run; all of `data.global_batch_size` by default.
 
     Raises:
         UsageError: if a windowed order is asked for where it cannot be.
     """
+    batches = every_step(data.global_batch_size) if batches is None else batches
     weights = [part.weight for part in data.mixture.values()] or [1.0]
     windows = [window_of(data, source) for source in sources.parts.values()]
-    lanes = _lanes(data, sources, windows)
+    lanes = _lanes(data, sources, windows, [size for _, size in batches.sizes])
     streams: list[Stream] = []
     for number, (name, source) in enumerate(sources.parts.items()):
         seed = data.shuffle_seed
@@ -158,7 +165,7 @@ def make_order(data: DataConfig, sources: Sources) -> Order:
             streams.append(FullShuffle(len(source), seed, lanes))
     return Order(
         streams=tuple(streams),
-        global_batch_size=data.global_batch_size,
+        batches=batches,
         seed=data.shuffle_seed,
         lanes=lanes,
         weights=tuple(weights),
@@ -255,7 +262,9 @@ def order_record(data: DataConfig, order: Order, sources: Sources) -> dict[str, 
     return {"lanes": order.lanes, "sources": parts, **buckets}
 
 
-def _lanes(data: DataConfig, sources: Sources, windows: Sequence[int]) -> int:
+def _lanes(
+    data: DataConfig, sources: Sources, windows: Sequence[int], batch_sizes: Sequence[int]
+) -> int:
     if not any(windows):
         return 1
     if data.lanes:
@@ -275,7 +284,7 @@ def _lanes(data: DataConfig, sources: Sources, windows: Sequence[int]) -> int:
         for source, window in zip(sources.parts.values(), windows, strict=True)
         if window and isinstance(source, TarShards)
     )
-    lanes = math.gcd(data.global_batch_size, _MOST_LANES)
+    lanes = math.gcd(*batch_sizes, _MOST_LANES)
     while lanes > max(1, smallest):
         lanes //= 2
     return lanes

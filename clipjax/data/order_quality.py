@@ -43,10 +43,7 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 def _sequence(order: Order, epoch: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     numbers = epoch * order.streams[0].num_examples + np.arange(count)
-    rows = order.global_batch_size // order.lanes
-    batches, in_batch = np.divmod(numbers, order.global_batch_size)
-    lanes, in_lane = np.divmod(in_batch, rows)
-    return lanes, batches * rows + in_lane
+    return order.places(numbers)
 
 
 def _places(order: Order, epoch: int, count: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """One sample of a run: an image, cropped and resized, and the ids of its caption."""
 
 import collections
+import copy
 import sys
 import threading
 from collections.abc import Mapping
@@ -117,6 +118,22 @@ class TrainingPairs:
         self.row_spec = row_spec(config, image, tokenizer.context_length)
         self.bad_samples = BadSamples(config.max_bad_share)
         self.clock = StageClock()
+
+    def resized(
+        self, config: DataConfig, image: ImageConfig, tokenizer: Tokenizer
+    ) -> "TrainingPairs":
+        """Returns the same samples as images and texts of other sizes, counted together.
+
+        Args:
+            config: of the run in a stage.
+            image: the tower in that stage.
+            tokenizer: of the captions, with the length of that stage.
+        """
+        other = copy.copy(self)
+        other._tokenizer, other._config = tokenizer, config
+        other._images = MODES[config.image_mode](config, image)
+        other.row_spec = row_spec(config, image, tokenizer.context_length)
+        return other
 
     def plan(self, samples: np.ndarray) -> FillPlanned:
         """Returns the function that decodes the i-th of these samples into a row.

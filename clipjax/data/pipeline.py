@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -39,6 +39,7 @@ class Batches(Iterator[Batch]):
         plan: how a batch of them is filled; see `one_by_one` for a plain function.
         row_spec: shape and dtype of a row of each buffer.
         first_step: where to begin.
+        stop_step: where to end; None for never.
         threads: 0 for one a core.
         ahead: batches that are filled while one is used.
     """
@@ -50,6 +51,7 @@ class Batches(Iterator[Batch]):
         row_spec: Mapping[str, tuple[tuple[int, ...], np.dtype]],
         *,
         first_step: int = 0,
+        stop_step: int | None = None,
         threads: int = 0,
         ahead: int = 2,
     ):
@@ -58,7 +60,7 @@ class Batches(Iterator[Batch]):
         self._pool = ThreadPoolExecutor(
             threads or len(os.sched_getaffinity(0)), thread_name_prefix="decode"
         )
-        self._next_start = first_step
+        self._next_start, self._stop = first_step, stop_step
         self._lent: Batch | None = None
         self._ready: collections.deque[tuple[Batch, list[Future[None]]]] = collections.deque()
         for _ in range(ahead):
@@ -66,11 +68,17 @@ class Batches(Iterator[Batch]):
         self._spare: Batch | None = {k: np.zeros((rows, *s), d) for k, (s, d) in row_spec.items()}
 
     def __next__(self) -> Batch:
-        """Waits for the next batch; an error in a thread is raised here and ends the run."""
+        """Waits for the next batch; an error in a thread is raised here and ends the run.
+
+        Raises:
+            StopIteration: behind the last one.
+        """
         free = self._lent if self._lent is not None else self._spare
         self._spare = None
         assert free is not None
         self._start(free)
+        if not self._ready:
+            raise StopIteration
         buffers, tasks = self._ready.popleft()
         for task in tasks:
             task.result()
@@ -82,6 +90,8 @@ class Batches(Iterator[Batch]):
         self._pool.shutdown(cancel_futures=True)
 
     def _start(self, buffers: Batch) -> None:
+        if self._next_start == self._stop:
+            return
         samples = self._samples_of(self._next_start)
         self._next_start += 1
         fill_row = self._plan(samples)
@@ -98,15 +108,21 @@ class DeviceBatches(Iterator[Any]):
     """Hands host batches to the devices in a thread of its own, a few ahead of the step.
 
     Args:
-        batches: closed with this iterator.
-        put: makes a device batch; when it returns, the host buffers may be overwritten.
+        batches: iterated over and closed with this iterator.
+        put: makes a device batch of an item; when it returns, host buffers may be overwritten.
         ahead: device batches kept ready.
 
     Attributes:
         wait_seconds: time that `next` has waited so far: the step's share of waiting for input.
     """
 
-    def __init__(self, batches: Batches, put: Callable[[Batch], Any], *, ahead: int = 2):
+    def __init__(
+        self,
+        batches: "Batches | Generator[Any, None, None]",
+        put: Callable[[Any], Any],
+        *,
+        ahead: int = 2,
+    ):
         self._batches, self._put = batches, put
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=ahead)
         self._stop = threading.Event()
@@ -139,8 +155,7 @@ class DeviceBatches(Iterator[Any]):
     def _run(self) -> None:
         try:
             while not self._stop.is_set():
-                item = self._put(next(self._batches))
-                self._offer(item)
+                self._offer(self._put(next(self._batches)))
         except BaseException as error:
             self._offer(error)
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -55,8 +56,18 @@ class Encoder:
         compile_for_mesh = functools.partial(
             jax.jit, in_shardings=(None, split), out_shardings=whole
         )
-        self._encode_image = compile_for_mesh(image)
-        self._encode_text = compile_for_mesh(text)
+        self._encode_image: Any = compile_for_mesh(image)
+        self._encode_text: Any = compile_for_mesh(text)
+
+    def compile(self, params: Params) -> None:
+        """Compiles both encode functions for parameters with these shardings, before their use."""
+        side, length = self.config.image.image_size, self.config.text.context_length
+        place = batch_sharding(self._mesh)
+        images = jax.ShapeDtypeStruct((self._batch_size, side, side, 3), np.uint8, sharding=place)
+        tokens = jax.ShapeDtypeStruct((self._batch_size, length), np.int32, sharding=place)
+        with jax.set_mesh(self._mesh):
+            self._encode_image = self._encode_image.lower(params, images).compile()
+            self._encode_text = self._encode_text.lower(params, tokens).compile()
 
     def images(self, params: Params, images: Images) -> Embeds:
         """Returns unit vectors, float32, in the order of `images`."""

@@ -82,6 +82,35 @@ def moved_positions(
     return _moved_text_positions(name, table, length, shape[0], how=how)
 
 
+def position_maps(old: DualEncoderConfig, new: DualEncoderConfig) -> dict[str, np.ndarray]:
+    """Returns for each table of positions of another length the matrix that makes it, float32.
+
+    Args:
+        old: of the model that the tables are of.
+        new: the same model for smaller images or shorter texts.
+
+    Returns:
+        Matrices [rows of the new table, rows of the old one] by the names of the parameters; image
+        positions are resampled, of text positions the first are taken.
+
+    Raises:
+        UserError: if the models differ in more than positions.
+    """
+    before, maps = param_shapes(old), {}
+    for name, shape in param_shapes(new).items():
+        if shape == before[name]:
+            continue
+        rows = np.eye(before[name][0], dtype=np.float32)
+        if not name.endswith("positions") or shape[1:] != before[name][1:]:
+            moved_positions(old, new, name, rows)  # says what is wrong
+        if name.startswith("image/"):
+            maps[name] = resampled_positions(rows, shape[0])
+        else:
+            length = old.text.context_length
+            maps[name] = _moved_text_positions(name, rows, length, shape[0], how="truncate")
+    return maps
+
+
 def _moved_text_positions(
     name: str, table: np.ndarray, old: int, rows: int, *, how: str
 ) -> np.ndarray:

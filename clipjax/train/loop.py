@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from clipjax.config import TrainConfig, UserError
+from clipjax.config import Stage, TrainConfig, UserError
 from clipjax.core.checkpoint import CheckpointWriter, SaveError
 from clipjax.core.distributed import Preemption, broadcast_int, first_problem
 from clipjax.core.lifeline import Lifeline
@@ -19,10 +19,9 @@ from clipjax.data.stages import shares, verdict
 from clipjax.train.flops import training_flops
 from clipjax.train.state import TrainState, as_dict
 
-_MOST_BAD_STEPS = 10
 _STEPS_IN_FLIGHT = 2
 
-TrainStep = Callable[[TrainState, Any], tuple[TrainState, Mapping[str, Any]]]
+TrainStep = Callable[[int, TrainState, Any], tuple[TrainState, Mapping[str, Any]]]
 Action = Callable[[int, TrainState], None]
 
 
@@ -30,6 +29,18 @@ class PreemptedError(Exception):
     """The run was asked to stop; its state is saved. Run the same command again."""
 
     exit_status = 75
+
+
+class SpoiltError(UserError):
+    """Too many steps in a row were skipped.
+
+    Attributes:
+        step: the last one, counted from 1.
+    """
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
 
 
 class Actions:
@@ -60,10 +71,10 @@ class Meter:
         waited: Callable[[], float],
         stages: Callable[[], Mapping[str, float]] = dict,
     ):
-        self._config, self._batch = config, config.data.global_batch_size
+        self._config = config
         self._peak = peak_flops * jax.device_count()
         self._waited, self._stages = waited, stages
-        self._of_pair: dict[int, int] = {}
+        self._of_pair: dict[tuple[str, int], int] = {}
         self.stage_shares: dict[str, float] = {}
         self.step_seconds: list[float] = []
         self.restart(0)
@@ -74,11 +85,12 @@ class Meter:
         self._stage_seconds = dict(self._stages())
         self._flops = 0
 
-    def count(self, num_tokens: int) -> None:
+    def count(self, stage: Stage, num_tokens: int) -> None:
         """Counts the arithmetic of a step whose texts have so many tokens, padding included."""
-        if num_tokens not in self._of_pair:
-            self._of_pair[num_tokens] = training_flops(self._config, num_tokens)
-        self._flops += self._of_pair[num_tokens] * self._batch
+        shape = stage.name, num_tokens
+        if shape not in self._of_pair:
+            self._of_pair[shape] = training_flops(stage.config, num_tokens)
+        self._flops += self._of_pair[shape] * stage.config.data.global_batch_size
 
     def read(self, step: int) -> dict[str, float]:
         """Returns the rates since the last reading and restarts."""
@@ -86,13 +98,14 @@ class Meter:
         steps = max(step - self._step, 1)
         waited = self._waited() - self._wait
         flops = self._flops
+        samples = self._config.samples_seen(step) - self._config.samples_seen(self._step)
         self.step_seconds.append(seconds / steps)
         self.stage_shares = shares(self._stage_seconds, self._stages())
         self.restart(step)
         return {
             **{f"time/input/{stage}_share": share for stage, share in self.stage_shares.items()},
             "time/step_seconds": seconds / steps,
-            "time/samples_per_second": steps * self._batch / seconds,
+            "time/samples_per_second": samples / seconds,
             "time/input_wait_share": min(1.0, waited / seconds),
             "time/mfu": flops / seconds / self._peak,
         }
@@ -109,7 +122,7 @@ class Loop:
 
     Args:
         config: of the run.
-        step_fn: the compiled step.
+        step_fn: (step from 0, state, batch) -> state and metrics, compiled.
         batches: device batches from the first step on.
         checkpoints: where the state is saved.
         sinks: where metrics go (process 0 only).
@@ -145,13 +158,13 @@ class Loop:
 
         Raises:
             PreemptedError: if the run was asked to stop; the state is saved.
-            UserError: if the loss stays non-finite or the state cannot be saved.
+            SpoiltError: if too many steps in a row had to be skipped.
+            UserError: if the state cannot be saved.
         """
         config, last = self._config, self._config.num_steps
         preemption = Preemption()
         self._first_step = first_step
         in_flight: list[Any] = []
-        compiled: set[Any] = set()
         limits = config.watchdog
         try:
             for step in range(first_step + 1, last + 1):
@@ -159,21 +172,21 @@ class Loop:
                 limit = limits.compile_seconds if step == first_step + 1 else limit
                 self._lifeline.phase("input", limit, step)
                 batch = next(self._batches)
-                shapes = tuple(leaf.shape for leaf in jax.tree.leaves(batch))
-                first = shapes not in compiled  # each shape of a batch is compiled once
-                compiled.add(shapes)
-                limit = limits.compile_seconds if first else limit
                 self._lifeline.phase("step", limit, step)
-                state, metrics = self._step_fn(state, batch)
-                self._meter.count(batch["tokens"].shape[1])
-                in_flight.append(metrics["train/loss"])
+                # What is on the host must be put on the devices by name, or it is put there anew
+                # in every step.
+                with jax.transfer_guard_host_to_device("disallow"):
+                    state, metrics = self._step_fn(step - 1, state, batch)
+                stage = next(part for part in config.parts if step <= part.stop_step)
+                self._meter.count(stage, batch["tokens"].shape[1])
+                in_flight.append(metrics["train/bad_steps"])
+                spoilt = False
                 if len(in_flight) > _STEPS_IN_FLIGHT:
-                    jax.block_until_ready(in_flight.pop(0))
-                if first:
-                    jax.block_until_ready(metrics)
-                if step % config.log.every_steps == 0 or step == last:
+                    spoilt = int(in_flight.pop(0)) >= config.guard.abort_after
+                if step % config.log.every_steps == 0 or step == last or spoilt:
                     self._log(step, metrics)
-                elif first:  # compiling is not stepping
+                elif step == first_step + 1:  # the first waits for the input to begin
+                    jax.block_until_ready(metrics)
                     self._meter.restart(step)
                 self._poll_save()
                 preempted = step < last and preemption.asked(step)
@@ -212,14 +225,17 @@ class Loop:
         metrics["data/bad_samples"] = self._bad_samples.total
         for reason, count in self._bad_samples.counts().items():
             metrics[f"data/bad_samples/{reason.replace(' ', '_')}"] = count
-        metrics["data/samples_seen"] = step * self._config.data.global_batch_size
+        metrics["data/samples_seen"] = self._config.samples_seen(step)
         self.write(step, metrics)
-        if metrics["train/bad_steps"] >= _MOST_BAD_STEPS:
-            raise UserError(
-                f"train/loss is {metrics['train/loss']} or its gradient is not finite at step "
-                f"{step:,}, and has been for {metrics['train/bad_steps']:.0f} steps. Their updates "
-                "were left out and nothing was saved since. Lower optim.peak_learning_rate or look "
-                "at the data, and start again from the last checkpoint."
+        if metrics["train/bad_steps"] >= self._config.guard.abort_after:
+            raise SpoiltError(
+                f"train/loss is {metrics['train/loss']} and its gradient norm "
+                f"{metrics['train/grad_norm']:.3g} at step {step:,}: not finite, or an outlier, as "
+                f"for {metrics['train/bad_steps']:.0f} steps now. Their updates were left out and "
+                "nothing was saved since. Lower optim.peak_learning_rate, look at the data "
+                "(`clipjax data show`), or leave them out by guard.max_rollbacks; the same command "
+                "goes on from the last checkpoint.",
+                step,
             )
         if jax.process_index() == 0:
             print(self._line(step, metrics), file=sys.stderr, flush=True)

@@ -127,6 +127,7 @@ def _small(config: TrainConfig, num_steps: int) -> TrainConfig:
     return dataclasses.replace(
         config,
         num_steps=num_steps,
+        stages={},
         data=_replace_data(config.data),
         augment=AugmentConfig(),
         mesh=MeshConfig(data=1),

@@ -1,5 +1,6 @@
 """The whole wiring of a run, readable top to bottom, callable from a test or a notebook."""
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -11,35 +12,38 @@ from typing import Any, TextIO
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from clipjax.config import TrainConfig, UserError, to_json_dict
-from clipjax.core.checkpoint import CheckpointWriter, write_atomically
-from clipjax.core.distributed import broadcast_bytes
+from clipjax.core.checkpoint import CheckpointReader, CheckpointWriter, write_atomically
+from clipjax.core.distributed import broadcast_bytes, broadcast_int
 from clipjax.core.flops import peak_flops
 from clipjax.core.lifeline import Lifeline
 from clipjax.core.mesh import make_mesh
 from clipjax.core.metrics import make_sinks, strict_json
-from clipjax.data.opening import forecast, read_ahead_warnings
+from clipjax.data.opening import Sources, forecast, read_ahead_warnings
 from clipjax.evals.report import Results, table, to_json
-from clipjax.evals.tasks import flat_metrics, make_tasks
+from clipjax.evals.tasks import Task, flat_metrics, make_tasks
 from clipjax.inference.encoder import Encoder
-from clipjax.losses import make_loss
 from clipjax.models import num_params
 from clipjax.models.cost import trained_pair_forward_flops
 from clipjax.optim import make_optimizer
-from clipjax.train.loop import Actions, Loop, Meter
+from clipjax.train.loop import Actions, Loop, Meter, SpoiltError
+from clipjax.train.programs import Programs
 from clipjax.train.setup import (
+    Skips,
+    batch_schedule,
     batch_spec,
     checkpoint_files,
     create_or_restore,
     device_batches,
     open_data,
     open_source,
+    recorded_skips,
     resume_step,
     run_record,
 )
 from clipjax.train.state import TrainState, evaluated_params
-from clipjax.train.step import compile_step, make_train_step
 
 
 def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any]:
@@ -56,105 +60,149 @@ def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any
     """
     lifeline.phase("start", config.watchdog.compile_seconds)
     mesh = make_mesh(config.mesh)
-    spec = batch_spec(config, mesh)
+    for part in config.parts:
+        batch_spec(part.config, mesh)
     source = open_source(config)
     tasks = make_tasks(config.evals, config.data, config.model, say=_say)
     with _locked(workdir):
         record = run_record(config, source)
         _same_everywhere(config, record)
-        first_step = resume_step(workdir, record, config)
-        if first_step >= config.num_steps and _results(workdir, first_step):
-            _say(f"{workdir}: done at step {first_step:,}; nothing to do.")
-            return _results(workdir, first_step)
-        saved = workdir / "checkpoints" / f"{first_step:08d}" / "tokenizer.json"
-        data = open_data(config, source, saved.read_bytes() if first_step else None)
-        checkpoints = CheckpointWriter(
-            workdir / "checkpoints",
-            config.checkpoint,
-            checkpoint_files(config, data.tokenizer, record),
+        prepared = _Prepared(config, workdir, lifeline, mesh, source, tasks, record)
+        added: Skips = ()
+        while True:
+            first_step = resume_step(workdir, record, config)
+            if first_step >= config.num_steps and _results(workdir, first_step):
+                _say(f"{workdir}: done at step {first_step:,}; nothing to do.")
+                return _results(workdir, first_step)
+            skips = tuple(sorted((*recorded_skips(workdir, first_step), *added)))
+            try:
+                return _go_on(prepared, first_step, skips)
+            except SpoiltError as error:
+                added = (*added, _rolled_back(config, workdir, error, skips))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepared:
+    """What of a run is the same wherever it goes on."""
+
+    config: TrainConfig
+    workdir: Path
+    lifeline: Lifeline
+    mesh: Mesh
+    source: Sources
+    tasks: Mapping[str, Task]
+    record: Mapping[str, Any]
+
+
+def _rolled_back(
+    config: TrainConfig, workdir: Path, error: SpoiltError, skips: Skips
+) -> tuple[int, int]:
+    """Returns the batches to be left out from the last checkpoint on.
+
+    Raises:
+        SpoiltError: if the run has gone back as often as it may.
+    """
+    if len(skips) >= config.guard.max_rollbacks:
+        raise error
+    step = broadcast_int(CheckpointReader(workdir / "checkpoints").newest_verified() or 0)
+    batches = batch_schedule(config, skips)
+    samples = batches.first_sample(error.step) - batches.first_sample(step)
+    left_out = -(-samples // batches.size(step))
+    _say(
+        f"warning: {error.args[0].partition(' Their updates')[0]} Going back to step {step:,} and "
+        f"leaving out {left_out:,} batches of data (guard.max_rollbacks="
+        f"{config.guard.max_rollbacks}, this is number {len(skips) + 1})."
+    )
+    return step, left_out
+
+
+def _go_on(prepared: _Prepared, first_step: int, skips: Skips) -> dict[str, Any]:
+    """Trains from a step to the end; see `run`."""
+    config, workdir, lifeline = prepared.config, prepared.workdir, prepared.lifeline
+    mesh, source, tasks = prepared.mesh, prepared.source, prepared.tasks
+    saved = workdir / "checkpoints" / f"{first_step:08d}" / "tokenizer.json"
+    data = open_data(config, source, saved.read_bytes() if first_step else None, skips)
+    checkpoints = CheckpointWriter(
+        workdir / "checkpoints",
+        config.checkpoint,
+        checkpoint_files(config, data.tokenizer, prepared.record, skips),
+    )
+    batches = device_batches(config, data, mesh, first_step=first_step)
+    sinks = []
+    try:
+        optimizer = make_optimizer(config.optim, config.num_steps)
+        state = create_or_restore(config, optimizer, mesh, checkpoints, first_step)
+        programs = Programs(config, optimizer, mesh, state, first_step=first_step, say=_say)
+        if jax.process_index() == 0:
+            write_atomically(
+                workdir / "config.json", json.dumps(to_json_dict(config), indent=1).encode()
+            )
+            sinks = make_sinks(workdir, config.log, to_json_dict(config), resume_step=first_step)
+        encoder = Encoder(
+            config.model,
+            data.tokenizer,
+            mesh,
+            batch_size=config.evals.batch_size,
+            threads=config.data.threads,
         )
-        batches = device_batches(config, data, mesh, first_step=first_step)
-        sinks = []
-        try:
-            optimizer = make_optimizer(config.optim, config.num_steps)
-            state = create_or_restore(config, optimizer, mesh, checkpoints, first_step)
-            step_fn = compile_step(
-                make_train_step(config, optimizer, make_loss(config.loss, mesh)), state, spec
-            )
-            if jax.process_index() == 0:
-                write_atomically(
-                    workdir / "config.json", json.dumps(to_json_dict(config), indent=1).encode()
-                )
-                sinks = make_sinks(
-                    workdir, config.log, to_json_dict(config), resume_step=first_step
-                )
-            encoder = Encoder(
-                config.model,
-                data.tokenizer,
-                mesh,
-                batch_size=config.evals.batch_size,
-                threads=config.data.threads,
-            )
-            results: dict[str, Any] = {}
+        if tasks:
+            encoder.compile(evaluated_params(config, state))
+        results: dict[str, Any] = {}
 
-            def evaluate(step: int, state: TrainState) -> None:
-                encode = encoder.bind(evaluated_params(config, state))
-                scores = {name: task.run(encode) for name, task in tasks.items()}
-                if scores:
-                    loop.write(step, flat_metrics(scores))
-                    _report(step, scores)
-                results.update(to_json(scores))
+        def evaluate(step: int, state: TrainState) -> None:
+            encode = encoder.bind(evaluated_params(config, state))
+            scores = {name: task.run(encode) for name, task in tasks.items()}
+            if scores:
+                loop.write(step, flat_metrics(scores))
+                _report(step, scores)
+            results.update(to_json(scores))
 
-            _say(_headline(config, source, mesh.size, first_step))
-            for line in (
-                forecast(data.order, source, config.num_steps) if config.data.mixture else ()
-            ):
-                _say(f"source {line}")
-            hosts = jax.process_count()
-            for line in read_ahead_warnings(config.data, source, data.order.lanes, hosts):
-                _say(f"warning: {line}")
-            if config.data.global_batch_size > len(source):
-                _say(
-                    f"warning: data.global_batch_size={config.data.global_batch_size:,} is more "
-                    f"than the {len(source):,} pairs: a batch holds pairs several times, and their "
-                    "copies count as wrong answers."
-                )
-            meter = Meter(
-                config, _peak_flops(), lambda: batches.wait_seconds, data.pairs.clock.seconds
+        _say(_headline(config, source, mesh.size, first_step))
+        for line in forecast(data.order, source, config.num_steps) if config.data.mixture else ():
+            _say(f"source {line}")
+        hosts = jax.process_count()
+        for line in read_ahead_warnings(config.data, source, data.order.lanes, hosts):
+            _say(f"warning: {line}")
+        if config.data.global_batch_size > len(source):
+            _say(
+                f"warning: data.global_batch_size={config.data.global_batch_size:,} is more "
+                f"than the {len(source):,} pairs: a batch holds pairs several times, and their "
+                "copies count as wrong answers."
             )
-            loop = Loop(
-                config,
-                step_fn,
-                batches,
-                checkpoints,
-                sinks=sinks,
-                lifeline=lifeline,
-                meter=meter,
-                bad_samples=data.pairs.bad_samples,
-                actions=Actions([(config.evals.every_steps, evaluate)]),
-            )
-            start = time.perf_counter()
-            with jax.set_mesh(mesh):
-                state = loop.run(state, first_step)
-                if first_step >= config.num_steps:  # saved, but ended before it was evaluated
-                    evaluate(first_step, state)
-            figures = {
-                "step": config.num_steps,
-                "resumed_from": first_step,
-                "seconds": round(time.perf_counter() - start, 3),
-                "parameters": num_params(config.model),
-                "metrics": loop.last_metrics,
-                "tasks": results,
-            }
-            if jax.process_index() == 0:
-                write_atomically(workdir / "results.json", strict_json(figures, indent=1).encode())
-            return figures
-        finally:
-            source.close()  # first: reads that wait for a server end at once
-            batches.close()
-            checkpoints.close()
-            for sink in sinks:
-                sink.close()
+        meter = Meter(config, _peak_flops(), lambda: batches.wait_seconds, data.pairs.clock.seconds)
+        loop = Loop(
+            config,
+            programs,
+            batches,
+            checkpoints,
+            sinks=sinks,
+            lifeline=lifeline,
+            meter=meter,
+            bad_samples=data.pairs.bad_samples,
+            actions=Actions([(config.evals.every_steps, evaluate)]),
+        )
+        start = time.perf_counter()
+        with jax.set_mesh(mesh):
+            state = loop.run(state, first_step)
+            if first_step >= config.num_steps:  # saved, but ended before it was evaluated
+                evaluate(first_step, state)
+        figures = {
+            "step": config.num_steps,
+            "resumed_from": first_step,
+            "seconds": round(time.perf_counter() - start, 3),
+            "parameters": num_params(config.model),
+            "metrics": loop.last_metrics,
+            "tasks": results,
+        }
+        if jax.process_index() == 0:
+            write_atomically(workdir / "results.json", strict_json(figures, indent=1).encode())
+        return figures
+    finally:
+        source.close()  # first: reads that wait for a server end at once
+        batches.close()
+        checkpoints.close()
+        for sink in sinks:
+            sink.close()
 
 
 def _headline(config: TrainConfig, source: Any, devices: int, first_step: int) -> str:

@@ -1,10 +1,11 @@
 """The parts of a run, each made from its own section of the config."""
 
+import contextlib
 import dataclasses
-import itertools
+import functools
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from clipjax.config import TextConfig, TrainConfig, UserError, from_config_dict, to_json_dict
+from clipjax.config import Stage, TextConfig, TrainConfig, UserError, from_config_dict, to_json_dict
 from clipjax.core.checkpoint import CheckpointReader
 from clipjax.core.distributed import broadcast_bytes, broadcast_int
 from clipjax.core.mesh import batch_sharding, check_batch_size, local_rows, put_rows
+from clipjax.data.batch_schedule import BatchSchedule
 from clipjax.data.buckets import BucketedOrder, bucketed, cut_tokens
 from clipjax.data.caption_lengths import caption_lengths, check_local
 from clipjax.data.captions import caption_members
@@ -29,6 +31,8 @@ from clipjax.data.tokenizers import Tokenizer, make_tokenizer, tokenizer_from_js
 from clipjax.data.training_images import row_spec
 from clipjax.train.starting_point import starting_tokenizer, starting_weights
 from clipjax.train.state import TrainState, abstract_state, as_dict, init_state, sharding_warnings
+
+Skips = Sequence[tuple[int, int]]
 
 _DAMAGED_SHOWN = 3
 _WHAT_IS_TRAINED = ("lock_image", "lock_text", "freeze", "lora")
@@ -74,23 +78,47 @@ def _tell(source: TarShards, needs: tuple[str, ...]) -> None:
         )
 
 
-def open_data(config: TrainConfig, source: Sources, saved_tokenizer: bytes | None) -> TrainingData:
+def open_data(
+    config: TrainConfig, source: Sources, saved_tokenizer: bytes | None, skips: Skips = ()
+) -> TrainingData:
     """Returns the data of a run.
 
     Args:
         config: of the run.
         source: its samples.
         saved_tokenizer: of the checkpoint that is resumed; None makes a new one, in process 0.
+        skips: batches that the run leaves out, see `BatchSchedule`.
     """
-    order = make_order(config.data, source)
+    order = make_order(config.data, source, batch_schedule(config, skips))
     if saved_tokenizer is None and jax.process_index() == 0:
         tokenizer = starting_tokenizer(config) or _new_tokenizer(config, source, order)
         saved_tokenizer = json.dumps(tokenizer.to_json()).encode()
     tokenizer = tokenizer_from_json(json.loads(broadcast_bytes(saved_tokenizer)))
     if config.data.text_buckets:
         order = _bucketed(config, source, order, tokenizer)
-    pairs = TrainingPairs(source, order, tokenizer, config.data, image=config.model.image)
+    first = config.parts[0].config
+    pairs = TrainingPairs(
+        source, order, _of_stage(tokenizer, first), first.data, image=first.model.image
+    )
     return TrainingData(source, order, tokenizer, pairs)
+
+
+def batch_schedule(config: TrainConfig, skips: Skips = ()) -> BatchSchedule:
+    """Returns which samples make up which step of a run."""
+    sizes: list[tuple[int, int]] = []
+    for part in config.parts:
+        size = part.config.data.global_batch_size
+        if not sizes or sizes[-1][1] != size:
+            sizes.append((part.first_step, size))
+    return BatchSchedule(sizes=tuple(sizes), skips=tuple(sorted(skips)))
+
+
+def _of_stage(tokenizer: Tokenizer, config: TrainConfig) -> Tokenizer:
+    """Returns the tokenizer for texts of the length of a stage."""
+    length = config.model.text.context_length
+    if tokenizer.context_length == length:
+        return tokenizer
+    return tokenizer_from_json({**tokenizer.to_json(), "context_length": length})
 
 
 def _bucketed(
@@ -141,27 +169,39 @@ def device_batches(
     config: TrainConfig, data: TrainingData, mesh: Mesh, *, first_step: int
 ) -> DeviceBatches:
     """Returns the batches first_step, first_step + 1, ... on the devices of the mesh."""
-    size = config.data.global_batch_size
-    rows = local_rows(mesh, size)
-    batches = Batches(
-        lambda step: data.order.samples(step, rows),
-        data.pairs.plan,
-        data.pairs.row_spec,
-        first_step=first_step,
-        threads=config.data.threads,
-    )
 
-    steps, text = itertools.count(first_step), config.model.text
+    def host_batches() -> Generator[tuple[int, Stage, Mapping[str, np.ndarray]], None, None]:
+        for stage in config.parts:
+            start = max(first_step, stage.first_step)
+            if start >= stage.stop_step:
+                continue
+            model, rows = stage.config.model, local_rows(mesh, stage.config.data.global_batch_size)
+            pairs = data.pairs.resized(
+                stage.config.data, model.image, _of_stage(data.tokenizer, stage.config)
+            )
+            batches = Batches(
+                functools.partial(data.order.samples, rows=rows),
+                pairs.plan,
+                pairs.row_spec,
+                first_step=start,
+                stop_step=stage.stop_step,
+                threads=config.data.threads,
+            )
+            with contextlib.closing(batches):
+                for step in range(start, stage.stop_step):
+                    yield step, stage, next(batches)
 
-    def put(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        step = next(steps)
+    def put(item: tuple[int, Stage, Mapping[str, np.ndarray]]) -> dict[str, jax.Array]:
+        step, stage, batch = item
+        size, text = stage.config.data.global_batch_size, stage.config.model.text
         if isinstance(data.order, BucketedOrder):
             assert isinstance(text, TextConfig)  # the config refuses buckets for others
             tokens = cut_tokens(batch["tokens"], data.order.bucket(step), text.eot_id)
             batch = {**batch, "tokens": tokens}
+        rows = local_rows(mesh, size)
         return {name: put_rows(array, rows, size, mesh) for name, array in batch.items()}
 
-    return DeviceBatches(batches, put)
+    return DeviceBatches(host_batches(), put)
 
 
 def run_record(config: TrainConfig, source: Sources) -> dict[str, Any]:
@@ -172,21 +212,47 @@ def run_record(config: TrainConfig, source: Sources) -> dict[str, Any]:
         "global_batch_size": config.data.global_batch_size,
         "shuffle_seed": config.data.shuffle_seed,
     }
-    order = order_record(config.data, make_order(config.data, source), source)
+    batches = batch_schedule(config)
+    if len(batches.sizes) > 1:
+        record["batch_sizes"] = [list(size) for size in batches.sizes]
+    order = order_record(config.data, make_order(config.data, source, batches), source)
     return record | ({"order": order} if order else {})
 
 
 def checkpoint_files(
-    config: TrainConfig, tokenizer: Tokenizer, record: Mapping[str, Any]
+    config: TrainConfig, tokenizer: Tokenizer, record: Mapping[str, Any], skips: Skips = ()
 ) -> dict[str, bytes]:
     """Returns the small files that make a checkpoint complete without its run."""
     # For those who read; a run that resumes takes tokenizer.json itself.
     record = {**record, "tokenizer": tokenizer.digest()}
+    if skips:
+        record["skipped"] = [list(skip) for skip in skips]
     return {
         "config.json": json.dumps(to_json_dict(config), indent=1).encode(),
         "tokenizer.json": json.dumps(tokenizer.to_json()).encode(),
         "run.json": json.dumps(record, indent=1).encode(),
     }
+
+
+def recorded_skips(workdir: Path, step: int) -> Skips:
+    """Returns the batches that the run of a checkpoint leaves out, see `BatchSchedule`."""
+    if not step:
+        return ()
+    reader = CheckpointReader(workdir / "checkpoints")
+    saved = json.loads(reader.read(step, "run.json")).get("skipped", [])
+    return tuple((at, batches) for at, batches in saved)
+
+
+def newest_skips(workdir: Path) -> Skips:
+    """Returns what the newest checkpoint of a run says, of which only this is read.
+
+    Raises:
+        UserError: if there is no checkpoint.
+    """
+    reader = CheckpointReader(workdir / "checkpoints")
+    if not reader.steps():
+        raise UserError(f"--workdir={workdir}: has no checkpoints/ of a run.")
+    return recorded_skips(workdir, reader.steps()[-1])
 
 
 def resume_step(workdir: Path, record: Mapping[str, Any], config: TrainConfig) -> int:
@@ -243,7 +309,8 @@ def _other_data(
 ) -> str:
     changed = [
         f"{k} was {saved.get(k)!r}, is {record.get(k)!r}"
-        for k in dict.fromkeys((*record, "order"))  # an order that is not recorded is the plain one
+        # What is not recorded is the plain order of batches of one size.
+        for k in dict.fromkeys((*record, "order", "batch_sizes"))
         if saved.get(k) != record.get(k)
     ]
     if not changed or config.checkpoint.allow_other_data:

@@ -16,6 +16,7 @@ from clipjax.core.sharding_report import state_leaves, warnings
 from clipjax.models import init_model_state, init_params, param_axes
 from clipjax.models.lora import init_lora, merged
 from clipjax.optim import Trained, trained
+from clipjax.train.guard import first_record
 
 
 @jax.tree_util.register_dataclass
@@ -33,8 +34,9 @@ class TrainState:
         ema: moving average of them and of the model state by name: averaged parameters are
             normalised by statistics averaged over the same steps. Empty without
             `optim.ema_decay`.
-        bad_steps: steps in a row, up to the last one, whose loss, gradient or batch statistics were
-            not finite and whose update was therefore skipped, int32.
+        bad_steps: steps in a row, up to the last one, that were skipped, int32: their loss,
+            gradient or batch statistics were not finite, or their gradient was an outlier.
+        guard: what is remembered of the steps before to find those, see `clipjax.train.guard`.
     """
 
     step: Any
@@ -43,6 +45,7 @@ class TrainState:
     opt_state: Any
     ema: Any
     bad_steps: Any
+    guard: Any
 
 
 def init_state(
@@ -72,13 +75,27 @@ def init_state(
         opt_state=optimizer.init(moving),
         ema={name: value.copy() for name, value in averaged.items()},
         bad_steps=jnp.zeros((), jnp.int32),
+        guard=first_record(config.guard),
     )
 
 
 def trained_of(config: TrainConfig, params: Mapping[str, Any]) -> dict[str, Trained]:
-    """Returns for each parameter whether the run trains it, see `clipjax.optim.trained`."""
+    """Returns for each parameter whether any stage trains it, see `clipjax.optim.trained`."""
     shapes = {name: leaf.shape for name, leaf in params.items()}
-    return trained(config.optim, config.model, shapes)
+    stages = [trained(part.config.optim, config.model, shapes) for part in config.parts]
+    found = stages[0]
+    for stage in stages[1:]:
+        found = {name: _either(found[name], stage[name]) for name in found}
+    return found
+
+
+def _either(one: Trained, other: Trained) -> Trained:
+    if isinstance(one, bool):
+        return one or other
+    if isinstance(other, bool):
+        return other or one
+    layers = tuple(a or b for a, b in zip(one, other, strict=True))
+    return all(layers) or layers
 
 
 def abstract_state(

@@ -9,16 +9,19 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int32, Key
 
-from clipjax.config import TrainConfig
+from clipjax.config import Stage, TrainConfig
 from clipjax.losses import Loss
 from clipjax.models import Patches, model_state_of, patches_of, with_params
 from clipjax.models.layers.batch_norm import freeze_batch_norms
 from clipjax.models.lora import merged
-from clipjax.optim import Trained, layer_mask, learning_rate, update_average
+from clipjax.models.surgery import position_maps
+from clipjax.optim import learning_rate, update_average
 from clipjax.train.augment import augment
 from clipjax.train.device_crop import crop_and_resize
+from clipjax.train.guard import is_outlier, next_record
 from clipjax.train.micro_batches import encoded, mean_over_parts
 from clipjax.train.state import TrainState, trained_of
+from clipjax.train.waiting import kept_moments, of_trained, zeros_for_the_others
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Float[Array, ""] | Int32[Array, ""]]
@@ -28,16 +31,27 @@ _AUGMENT_STREAM, _TOWER_STREAM = 1, 2
 
 
 def make_train_step(
-    config: TrainConfig, optimizer: optax.GradientTransformation, loss: Loss
+    config: TrainConfig,
+    optimizer: optax.GradientTransformation,
+    loss: Loss,
+    stage: Stage | None = None,
 ) -> Step:
     """Returns the step, not yet compiled; `compile_step` pins its shardings.
 
-    A step whose loss, gradient or batch statistics are not finite moves no parameter and no
-    statistics; for the moments of Adam its gradient counts as zero. Choosing between the old and
-    the new state as a whole would be simpler to say, but it makes XLA keep both: 0.4 GB and 650
-    copies more for ViT-B/32.
+    Args:
+        config: of the run.
+        optimizer: of the run.
+        loss: of the embeddings of a batch.
+        stage: whose steps these are; the first one by default.
+
+    A step whose loss, gradient or batch statistics are not finite, or whose gradient is an outlier,
+    moves no parameter and no statistics; for the moments of Adam its gradient counts as zero.
+    Choosing between the old and the new state as a whole would be simpler to say, but it makes XLA
+    keep both: 0.4 GB and 650 copies more for ViT-B/32.
     """
-    schedule = learning_rate(config.optim, config.num_steps)
+    whole, config = config, (stage or config.parts[0]).config
+    schedule = learning_rate(whole.optim, whole.num_steps)
+    maps = position_maps(whole.model, config.model)
     augment_key, tower_key = (
         jax.random.fold_in(jax.random.key(config.seed), stream)
         for stream in (_AUGMENT_STREAM, _TOWER_STREAM)
@@ -61,35 +75,42 @@ def make_train_step(
         moving: Mapping[str, Array], state: TrainState, batch: Batch
     ) -> tuple[Float[Array, ""], Mapping[str, Array]]:
         params = merged({**state.params, **moving}, config.model, config.optim.lora)
+        params = {**params, **{name: table @ params[name] for name, table in maps.items()}}
         pairs = seen_images(batch, state.step), batch["tokens"]
         key = jax.random.fold_in(tower_key, state.step)
         return loss_of_pairs(config, loss, params, state, pairs, groups_of(batch), key)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        which = trained_of(config, state.params)
-        old = {name: array for name, array in state.params.items() if which[name]}
-        (value, model_state), grads = jax.value_and_grad(loss_fn, has_aux=True)(old, state, batch)
-        grads = _of_trained_layers(which, grads, jax.tree.map(jnp.zeros_like, grads))
+        ever, which = (trained_of(each, state.params) for each in (whole, config))
+        old = {name: array for name, array in state.params.items() if ever[name]}
+        moving = {name: array for name, array in old.items() if which[name]}
+        (value, model_state), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            moving, state, batch
+        )
+        grads = zeros_for_the_others(which, grads, old)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         for statistics in model_state.values():  # a variance may overflow where the loss does not
             finite &= jnp.isfinite(statistics).all()
-        grads = _only_if(finite, grads)
+        taken = finite & ~is_outlier(config.guard, state.guard, grad_norm, state.step)
+        grads = _only_if(taken, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, old)
-        moved: Any = optax.apply_updates(old, _only_if(finite, updates))
-        moved = _of_trained_layers(which, moved, old)
+        moved: Any = optax.apply_updates(old, _only_if(taken, updates))
+        moved = of_trained(which, moved, old)
+        opt_state = kept_moments({name: which[name] for name in old}, opt_state, state.opt_state)
         if "log_logit_scale" in moved:
             moved["log_logit_scale"] = jnp.minimum(
                 moved["log_logit_scale"], math.log(config.loss.max_logit_scale)
             )
         params = {**state.params, **moved}
         model_state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), model_state, state.model_state
+            lambda new, old: jnp.where(taken, new, old), model_state, state.model_state
         )
         ema = update_average(
             state.ema, {**moved, **model_state}, state.step, config.optim.ema_decay
         )
-        bad_steps = jnp.where(finite, 0, state.bad_steps + 1)
+        bad_steps = jnp.where(taken, 0, state.bad_steps + 1)
+        guard = next_record(config.guard, state.guard, grad_norm, taken)
         new = TrainState(
             step=state.step + 1,
             params=params,
@@ -97,6 +118,7 @@ def make_train_step(
             opt_state=opt_state,
             ema=ema,
             bad_steps=bad_steps,
+            guard=guard,
         )
         metrics = {
             "train/loss": value,
@@ -104,6 +126,7 @@ def make_train_step(
             "train/logit_scale": jnp.exp(params["log_logit_scale"]),
             "train/learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "train/bad_steps": bad_steps,
+            "train/skipped_steps": guard["skipped"],
         }
         if "logit_bias" in params:
             metrics["train/logit_bias"] = params["logit_bias"]
@@ -160,20 +183,6 @@ def _only_if(condition: Array, tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.where(condition, leaf, 0), tree)
 
 
-def _of_trained_layers(
-    which: Mapping[str, Trained], new: Mapping[str, Array], old: Mapping[str, Array]
-) -> dict[str, Array]:
-    """Returns the new arrays; in a stack of which some layers are frozen, the old ones of those."""
-
-    def chosen(name: str, array: Array) -> Array:
-        layers = which[name]
-        if isinstance(layers, bool):
-            return array
-        return jnp.where(layer_mask(layers, array.shape), array, old[name])
-
-    return {name: chosen(name, array) for name, array in new.items()}
-
-
 def caption_groups(tokens: Int32[Array, "batch tokens"]) -> Int32[Array, " batch"]:
     """Returns one number a caption, equal for equal captions.
 
@@ -192,7 +201,7 @@ def caption_groups(tokens: Int32[Array, "batch tokens"]) -> Int32[Array, " batch
 
 def compile_step(
     step: Step, state: TrainState, batch: Mapping[str, jax.ShapeDtypeStruct]
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> jax.stages.Wrapped:
     """Returns the step jitted for the shardings that `state` and `batch` carry.
 
     The old state is donated: use only what the step returns. Its new shardings are pinned to the

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clipjax.data.batch_schedule import every_step
 from clipjax.data.buckets import bucketed, cut_tokens
 from clipjax.data.order import Order, shuffled
 from clipjax.data.streams import FullShuffle, WindowedShuffle, WithReplacement
@@ -25,7 +26,7 @@ def base_order(kind="lanes", seed=5):
         streams = (FullShuffle(EXAMPLES, seed, LANES),)
     return Order(
         streams=streams,
-        global_batch_size=BATCH,
+        batches=every_step(BATCH),
         seed=seed,
         lanes=LANES,
         weights=(1.0, 2.0)[: len(streams)],

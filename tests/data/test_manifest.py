@@ -144,13 +144,14 @@ _LOAD = """
 
     import numpy as np
     from clipjax.data.manifest import Manifest
-    from clipjax.data.order import Order
+    from clipjax.data.batch_schedule import every_step
+from clipjax.data.order import Order
     from clipjax.data.streams import WindowedShuffle
 
     start = time.monotonic()
     manifest = Manifest.load(sys.argv[1])
     stream = WindowedShuffle(manifest.counts, seed=3, lanes=64, window=8)
-    order = Order(streams=(stream,), global_batch_size=32_768, seed=3, lanes=64)
+    order = Order(streams=(stream,), batches=every_step(32_768), seed=3, lanes=64)
     examples = order.examples(order.samples(41_235))
     seconds = time.monotonic() - start
     ends = np.cumsum(manifest.counts)

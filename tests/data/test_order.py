@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clipjax.data.batch_schedule import every_step
 from clipjax.data.order import Order, shuffled
 from clipjax.data.streams import FullShuffle, WindowedShuffle, WithReplacement
 
@@ -76,7 +77,7 @@ def mixed(lanes=2, batch=8):
     )
     return Order(
         streams=streams,
-        global_batch_size=batch,
+        batches=every_step(batch),
         seed=4,
         lanes=lanes,
         weights=(1.0, 0.7, 2.0),
@@ -118,7 +119,7 @@ def test_the_forecast_of_epochs():
 def test_lanes_let_hosts_read_their_own_shards():
     """64 shards, 8 lanes, 4 hosts: an epoch touches each shard from one host, cut ones from two."""
     stream = WindowedShuffle(np.full(64, 100), 0, 8, 4)
-    order = Order(streams=(stream,), global_batch_size=32, seed=0, lanes=8)
+    order = Order(streams=(stream,), batches=every_step(32), seed=0, lanes=8)
     hosts_of = {shard: set() for shard in range(64)}
     for step in range(64 * 100 // 32):
         for host, rows in enumerate(np.arange(32).reshape(4, 8)):
@@ -129,10 +130,10 @@ def test_lanes_let_hosts_read_their_own_shards():
 
 def test_what_does_not_fit_together_is_refused():
     stream = FullShuffle(10, 0, 3)
-    with pytest.raises(ValueError, match="lanes=3 must divide global_batch_size=8"):
-        Order(streams=(stream,), global_batch_size=8, seed=0, lanes=3)
+    with pytest.raises(ValueError, match="lanes=3 must divide the batch size 8"):
+        Order(streams=(stream,), batches=every_step(8), seed=0, lanes=3)
     with pytest.raises(ValueError, match="2 weights for 1 sources"):
-        Order(streams=(stream,), global_batch_size=9, seed=0, lanes=3, weights=(1.0, 2.0))
+        Order(streams=(stream,), batches=every_step(9), seed=0, lanes=3, weights=(1.0, 2.0))
 
 
 def test_replacements_of_a_mixture_come_from_the_same_source():
@@ -148,7 +149,7 @@ def test_internet_scale_on_paper():
     counts = np.full(1_300_000, 9846)
     start = time.perf_counter()
     stream = WindowedShuffle(counts, 5, 64, 8)
-    order = Order(streams=(stream,), global_batch_size=32_768, seed=5, lanes=64)
+    order = Order(streams=(stream,), batches=every_step(32_768), seed=5, lanes=64)
     examples = order.examples(order.samples(41_234))
     assert time.perf_counter() - start < 10
     assert len(set(examples.tolist())) == 32_768

@@ -7,6 +7,7 @@ import statistics
 import numpy as np
 import pytest
 
+from clipjax.data.batch_schedule import every_step
 from clipjax.data.order import Order, shuffled
 from clipjax.data.order_quality import order_quality
 from clipjax.data.streams import WindowedShuffle, WithReplacement
@@ -32,7 +33,7 @@ def places(epoch):
 
 def windowed(counts, lanes, window, batch=8, seed=0):
     stream = WindowedShuffle(np.array(counts), seed, lanes, window)
-    return Order(streams=(stream,), global_batch_size=batch, seed=seed, lanes=lanes)
+    return Order(streams=(stream,), batches=every_step(batch), seed=seed, lanes=lanes)
 
 
 ORDERS = {
@@ -80,5 +81,5 @@ def test_of_a_few_examples_too_the_measures_are_numbers(count):
     for stream in (None, WithReplacement(count, 0)):
         order = shuffled(num_examples=count, global_batch_size=2, seed=0)
         if stream is not None:
-            order = Order(streams=(stream,), global_batch_size=2, seed=0)
+            order = Order(streams=(stream,), batches=every_step(2), seed=0)
         assert all(math.isfinite(value) for value in order_quality(order).values())

@@ -13,7 +13,11 @@ from clipjax.config import MixtureConfig, to_json_dict
 pytestmark = [pytest.mark.slow, pytest.mark.serial]
 
 # Quick to find a hang: a step of the tiny run takes milliseconds.
-_STEPS = ["--config.log.every_steps=1", "--config.evals.tasks.pairs.kind=retrieval"]
+_STEPS = [
+    "--config.num_steps=20",
+    "--config.log.every_steps=1",
+    "--config.evals.tasks.pairs.kind=retrieval",
+]
 _LONG = [
     "--config.num_steps=100000",
     "--config.log.every_steps=10",
@@ -55,18 +59,20 @@ def test_a_run_of_two_processes_resumed_with_four_equals_that_of_one(
 ):
     workdir = tmp_path / "run"
     shutil.copytree(two_processes, workdir)
-    shutil.rmtree(workdir / "checkpoints" / "00000012")
+    shutil.rmtree(workdir / "checkpoints" / "00000020")
     (workdir / "results.json").unlink()
     run = launch(workdir, *_STEPS, num_processes=4)
     assert run.wait() == [0] * 4, run.text(0)
-    assert "resumed at step 8" in run.text(0)
+    assert "resumed at step 16" in run.text(0)
     assert_same_run(losses_of, workdir, one_process)
 
 
 def test_losses_and_scores_of_four_processes_equal_those_of_one(
     launch, losses_of, one_process, tmp_path
 ):
-    run = launch(tmp_path / "run", *_STEPS, num_processes=4)
+    """The parameters and the heads are split, over processes."""
+    split = ["--config.mesh.fsdp=2", "--config.mesh.tensor=2"]
+    run = launch(tmp_path / "run", *_STEPS, *split, num_processes=4)
     assert run.wait() == [0] * 4, run.text(0)
     assert_same_run(losses_of, tmp_path / "run", one_process)
 
@@ -144,7 +150,7 @@ def test_a_run_killed_with_four_processes_goes_on_with_two_and_ends_with_one(
 
 def assert_same_run(losses_of, workdir, expected_workdir):
     ours, expected = losses_of(workdir), losses_of(expected_workdir)
-    assert list(ours) == list(expected) == list(range(1, 13))
+    assert list(ours) == list(expected) == list(range(1, 21))
     np.testing.assert_allclose(list(ours.values()), list(expected.values()), rtol=1e-5)
     ours, expected = (
         json.loads((w / "results.json").read_text())["tasks"] for w in (workdir, expected_workdir)

@@ -62,6 +62,14 @@ def test_moments_and_average_are_split_like_their_parameter(step_config, mesh_22
 
 def test_as_dict_gives_every_field_and_builds_the_state_again(state):
     fields = as_dict(state)
-    assert list(fields) == ["step", "params", "model_state", "opt_state", "ema", "bad_steps"]
+    assert list(fields) == [
+        "step",
+        "params",
+        "model_state",
+        "opt_state",
+        "ema",
+        "bad_steps",
+        "guard",
+    ]
     again = TrainState(**fields)
     assert jax.tree.structure(again) == jax.tree.structure(state)

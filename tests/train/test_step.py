@@ -108,6 +108,7 @@ def test_metrics_are_those_of_the_step(trainer):
         "train/logit_scale",
         "train/learning_rate",
         "train/bad_steps",
+        "train/skipped_steps",
     }
     # Two steps of warm-up to 1e-3.
     np.testing.assert_allclose(metrics["train/learning_rate"], 5e-4, rtol=1e-6)
