@@ -53,13 +53,12 @@ def _parameters(config: TrainConfig) -> dict[str, Any]:
 
     from clipjax.core.checkpoint import state_bytes
     from clipjax.core.mesh import make_mesh
-    from clipjax.optim import make_optimizer
     from clipjax.train.setup import batch_spec
-    from clipjax.train.state import abstract_state
+    from clipjax.train.state import abstract_state, optimizer_of
 
     mesh = make_mesh(config.mesh)
     batch_spec(config, mesh)
-    state = abstract_state(config, make_optimizer(config.optim, config.num_steps), mesh)
+    state = abstract_state(config, optimizer_of(config), mesh)
 
     rows = [
         {

@@ -20,6 +20,7 @@ from clipjax.config.image_towers import (
     ViTConfig,
 )
 from clipjax.config.model import ComputeConfig, DualEncoderConfig
+from clipjax.config.optim import LoraConfig, OptimConfig, split_rate
 from clipjax.config.presets import PRESETS, preset
 from clipjax.config.text_towers import (
     BertConfig,
@@ -34,10 +35,8 @@ from clipjax.config.train import (
     CheckpointConfig,
     InitConfig,
     LogConfig,
-    LoraConfig,
     LossConfig,
     MeshConfig,
-    OptimConfig,
     TrainConfig,
     WatchdogConfig,
 )
@@ -81,6 +80,7 @@ __all__ = [
     "did_you_mean",
     "from_config_dict",
     "preset",
+    "split_rate",
     "to_config_dict",
     "to_json_dict",
 ]

@@ -26,7 +26,6 @@ from clipjax.inference.encoder import Encoder
 from clipjax.losses import make_loss
 from clipjax.models import num_params
 from clipjax.models.cost import trained_pair_forward_flops
-from clipjax.optim import make_optimizer
 from clipjax.train.loop import Actions, Loop, Meter
 from clipjax.train.setup import (
     batch_spec,
@@ -38,7 +37,7 @@ from clipjax.train.setup import (
     resume_step,
     run_record,
 )
-from clipjax.train.state import TrainState, evaluated_params
+from clipjax.train.state import TrainState, evaluated_params, optimizer_of
 from clipjax.train.step import compile_step, make_train_step
 
 
@@ -76,7 +75,7 @@ def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any
         batches = device_batches(config, data, mesh, first_step=first_step)
         sinks = []
         try:
-            optimizer = make_optimizer(config.optim, config.num_steps)
+            optimizer = optimizer_of(config)
             state = create_or_restore(config, optimizer, mesh, checkpoints, first_step)
             step_fn = compile_step(
                 make_train_step(config, optimizer, make_loss(config.loss, mesh)), state, spec

@@ -14,7 +14,7 @@ from clipjax.losses import Loss
 from clipjax.models import Patches, model_state_of, patches_of, with_params
 from clipjax.models.layers.batch_norm import freeze_batch_norms
 from clipjax.models.lora import merged
-from clipjax.optim import Trained, layer_mask, learning_rate, update_average
+from clipjax.optim import Trained, along_layers, learning_rate, update_average
 from clipjax.train.augment import augment
 from clipjax.train.device_crop import crop_and_resize
 from clipjax.train.micro_batches import encoded, mean_over_parts
@@ -33,9 +33,9 @@ def make_train_step(
     """Returns the step, not yet compiled; `compile_step` pins its shardings.
 
     A step whose loss, gradient or batch statistics are not finite moves no parameter and no
-    statistics; for the moments of Adam its gradient counts as zero. Choosing between the old and
-    the new state as a whole would be simpler to say, but it makes XLA keep both: 0.4 GB and 650
-    copies more for ViT-B/32.
+    statistics; for the moments of the optimizer its gradient counts as zero. Choosing between the
+    old and the new state as a whole would be simpler to say, but it makes XLA keep both: 0.4 GB and
+    650 copies more for ViT-B/32.
     """
     schedule = learning_rate(config.optim, config.num_steps)
     augment_key, tower_key = (
@@ -169,7 +169,7 @@ def _of_trained_layers(
         layers = which[name]
         if isinstance(layers, bool):
             return array
-        return jnp.where(layer_mask(layers, array.shape), array, old[name])
+        return jnp.where(along_layers(layers, array.shape), array, old[name])
 
     return {name: chosen(name, array) for name, array in new.items()}
 

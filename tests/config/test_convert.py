@@ -140,7 +140,8 @@ MISTAKES = {
     ),
     "a word that is not a choice": (
         {"optim": {"schedule": "cosin"}},
-        "config.optim.schedule='cosin' is not one of 'cosine', 'constant'. Did you mean 'cosine'?",
+        "config.optim.schedule='cosin' is not one of 'cosine', 'constant', 'linear', 'rsqrt', "
+        "'wsd'. Did you mean 'cosine'?",
     ),
     "an unknown kind": (
         {"model": {"image": {"kind": "alexnet"}}},
