@@ -90,8 +90,9 @@ def orthogonalized(matrices: Float[Array, "*maps rows columns"]) -> Float[Array,
     a, b, c = _COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = jnp.swapaxes(matrices, -1, -2) if tall else matrices
-    norm = jnp.sqrt(jnp.sum(jnp.square(x), (-2, -1), keepdims=True))
-    x = x / jnp.maximum(norm, jnp.finfo(x.dtype).tiny)
+    tiny = jnp.finfo(x.dtype).tiny
+    x = x / jnp.maximum(jnp.max(jnp.abs(x), (-2, -1), keepdims=True), tiny)  # squares may underflow
+    x = x / jnp.maximum(jnp.sqrt(jnp.sum(jnp.square(x), (-2, -1), keepdims=True)), tiny)
     for _ in range(_STEPS):
         gram = x @ jnp.swapaxes(x, -1, -2)
         x = a * x + (b * gram + c * gram @ gram) @ x

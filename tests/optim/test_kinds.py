@@ -1,6 +1,7 @@
 """What holds of every kind of optimizer, on the parameters of a real model and given gradients."""
 
 import dataclasses
+import functools
 import typing
 
 import jax
@@ -49,17 +50,22 @@ def optimizer_for(model, config):
 
 
 def random_tree(seed):
+    """Parameters of every sort; the towers' blocks are alike, so one tower's will do."""
     rng = np.random.default_rng(seed)
     return {
         name: rng.normal(0.1, 1, shape).astype(np.float32)
         for name, shape in param_shapes(MODEL).items()
+        if not name.startswith("text/blocks")
     }
 
 
-def walk(optimizer, arrange=lambda tree: tree):
+@functools.cache
+def walk(model, config):
     """Parameters and state after a few steps on the same random gradients."""
+    optimizer = optimizer_for(model, config)
+    arrange = in_stacks if model == SCANNED else dict
     params = jax.tree.map(jnp.asarray, arrange(random_tree(0)))
-    state = jax.jit(optimizer.init)(params)
+    state = optimizer.init(params)
 
     @jax.jit
     def step(params, state, grads):
@@ -85,9 +91,9 @@ def test_stacked_layers_learn_like_single_ones(kind):
     zero is 3.44, multiplies that by at most 3.44^5 = 482. An update is 0.01 times at most 10.
     """
     config = settings(kind)
-    one = in_stacks(jax.tree.map(np.asarray, walk(optimizer_for(MODEL, config))[0]))
-    other, _ = walk(optimizer_for(SCANNED, config), in_stacks)
-    assert one.keys() == other.keys() == param_shapes(SCANNED).keys()
+    one = in_stacks(jax.tree.map(np.asarray, walk(MODEL, config)[0]))
+    other, _ = walk(SCANNED, config)
+    assert one.keys() == other.keys() < param_shapes(SCANNED).keys()
     error = 1e-7 * STEPS * 0.1 * (482 if kind == "muon" else 4)
     for name, expected in one.items():
         np.testing.assert_allclose(other[name], expected, rtol=1e-6, atol=error, err_msg=name)
@@ -119,8 +125,8 @@ def test_sixteen_bit_moments_learn_about_the_same(kind):
 
     The sum of all updates turns by less than a tenth.
     """
-    whole, _ = walk(optimizer_for(SCANNED, settings(kind)), in_stacks)
-    half, _ = walk(optimizer_for(SCANNED, settings(kind, moments_dtype="bfloat16")), in_stacks)
+    whole, _ = walk(SCANNED, settings(kind))
+    half, _ = walk(SCANNED, settings(kind, moments_dtype="bfloat16"))
     start = in_stacks(random_tree(0))
     a, b = (
         np.concatenate([(np.asarray(p[n]) - start[n]).ravel() for n in start]).astype(np.float64)
@@ -131,9 +137,9 @@ def test_sixteen_bit_moments_learn_about_the_same(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_split_over_devices_the_same_is_learnt(kind):
-    """The state is made and kept in its place; the tolerance is that of stacked layers."""
+    """The state stays in its place; the tolerance is that of stacked layers."""
     mesh = make_mesh(MeshConfig(data=2, fsdp=4))
-    config, axes = settings(kind, clip_norm=1.0), param_axes(SCANNED)
+    config, axes = settings(kind), param_axes(SCANNED)
     optimizer = optimizer_for(SCANNED, config)
     params = in_stacks(random_tree(0))
     shapes = jax.eval_shape(lambda: (params, optimizer.init(params)))
@@ -146,16 +152,15 @@ def test_split_over_devices_the_same_is_learnt(kind):
         wanted = param_spec(shape, axes[name], mesh) if like_parameter else jax.P()
         assert leaf.is_equivalent_to(jax.NamedSharding(mesh, wanted), len(shape)), path
         split += not leaf.is_fully_replicated
-    assert split > 20
-    expected, _ = walk(optimizer, in_stacks)
+    assert split > 12
+    expected, _ = walk(SCANNED, config)
 
     def update(params, state, grads):
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
     step = jax.jit(update, in_shardings=(*places, places[0]), out_shardings=places)
-    params = jax.device_put(params, places[0])
-    state = jax.jit(optimizer.init, out_shardings=places[1])(params)
+    params, state = jax.device_put((params, optimizer.init(params)), places)
     for number in range(STEPS):
         grads = jax.device_put(in_stacks(random_tree(number + 1)), places[0])
         params, state = step(params, state, grads)
@@ -189,8 +194,7 @@ def test_what_is_frozen_has_no_moments(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_checkpoint_holds_the_whole_state(kind, tmp_path):
     """Bit by bit, with moments of 16 bits."""
-    optimizer = optimizer_for(SCANNED, settings(kind, moments_dtype="bfloat16"))
-    _, state = walk(optimizer, in_stacks)
+    _, state = walk(SCANNED, settings(kind, moments_dtype="bfloat16"))
     checkpoints = CheckpointWriter(tmp_path, CheckpointConfig(), {})
     checkpoints.save(STEPS, {"opt_state": state})
     checkpoints.wait()
@@ -211,9 +215,11 @@ def test_nothing_happens_to_what_has_no_gradient_but_decay(kind):
     """
     config = settings(kind, layer_decay_image=1.0, weight_decay=0.5, schedule="constant")
     optimizer = optimizer_for(SCANNED, dataclasses.replace(config, warmup_steps=0, no_decay=()))
-    params = jax.tree.map(jnp.asarray, in_stacks(random_tree(0)))
+    chosen = ("image/blocks/stack/mlp/fc1/kernel", "image/blocks/stack/mlp/fc1/bias")
+    chosen += ("text/embedding", "text/positions", "image/class_token", "log_logit_scale")
+    params = {name: jnp.asarray(in_stacks(random_tree(0))[name]) for name in chosen}
     zeros = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = jax.jit(optimizer.update)(zeros, optimizer.init(params), params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
     share = -0.01 * (1.0 if kind == "lamb" else 0.5)
     for name, update in updates.items():
         decays = name.rpartition("/")[2] in ("kernel", "embedding", "positions")
