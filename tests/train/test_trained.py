@@ -186,10 +186,15 @@ def test_optimizers_of_whole_matrices_learn_the_same_on_eight_devices(
     before, one, _ = steps(config)
     _, eight, _ = steps(config, mesh_222)
     for name, array in one.params.items():
-        # Updates are 1e-3 x a few; where a second moment is tiny, so are its differences.
-        np.testing.assert_allclose(eight.params[name], array, atol=2e-4, err_msg=name)
+        found = eight.params[name]
+        if name.endswith("attn/qkv/bias"):
+            # A key's bias shifts all logits of a query alike: its gradient is nothing but rounding,
+            # which Adafactor, whose eps is 1e-30, scales up to whole updates.
+            found, array = (np.delete(each, 1, axis=1) for each in (found, array))
+        # As for AdamW: where a second moment is tiny, its differences are not.
+        np.testing.assert_allclose(found, array, atol=2e-4, err_msg=name)
         learns = name.startswith(("image/blocks", "image/norm", "image/project", "text/", "log"))
-        assert same(array, before.params[name]) != learns, name
+        assert same(one.params[name], before.params[name]) != learns, name
 
 
 def test_a_lock_and_a_pattern_together(with_optim, trainer_of):
