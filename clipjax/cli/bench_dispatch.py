@@ -13,9 +13,8 @@ from clipjax.config import TrainConfig
 from clipjax.config.presets import preset
 from clipjax.core.mesh import make_mesh
 from clipjax.losses import make_loss
-from clipjax.optim import make_optimizer
 from clipjax.train.setup import batch_spec
-from clipjax.train.state import TrainState, abstract_state
+from clipjax.train.state import TrainState, abstract_state, optimizer_of
 from clipjax.train.step import Batch, Metrics, compile_step, make_train_step
 
 _WARMUP_CALLS = 10
@@ -69,7 +68,7 @@ class EmptyStep:
 
     def __init__(self, config: TrainConfig, num_devices: int):
         self._mesh = make_mesh(config.mesh, num_devices)
-        optimizer = make_optimizer(config.optim, config.num_steps)
+        optimizer = optimizer_of(config)
         state = abstract_state(config, optimizer, self._mesh)
         batch = batch_spec(config, self._mesh)
         loss = make_loss(config.loss, self._mesh)

@@ -11,9 +11,8 @@ from clipjax.config.presets import preset
 from clipjax.core.mesh import make_mesh, put_rows
 from clipjax.losses import make_loss
 from clipjax.models import num_params
-from clipjax.optim import make_optimizer
 from clipjax.train.setup import batch_spec
-from clipjax.train.state import abstract_state, init_state
+from clipjax.train.state import abstract_state, init_state, optimizer_of
 from clipjax.train.step import compile_step, make_train_step
 
 
@@ -22,7 +21,7 @@ class OurStep:
 
     def __init__(self, config: TrainConfig, batch: dict[str, np.ndarray], num_devices: int = 1):
         mesh = make_mesh(config.mesh, num_devices)
-        optimizer = make_optimizer(config.optim, config.num_steps)
+        optimizer = optimizer_of(config)
         like = abstract_state(config, optimizer, mesh)
         places = jax.tree.map(lambda leaf: leaf.sharding, like)
         size = config.data.global_batch_size

@@ -243,10 +243,9 @@ def _disk(workdir: Path, config: Any) -> tuple[Verdict, str]:
     if config is not None:
         from clipjax.core.checkpoint import state_bytes
         from clipjax.core.mesh import make_mesh
-        from clipjax.optim import make_optimizer
-        from clipjax.train.state import abstract_state
+        from clipjax.train.state import abstract_state, optimizer_of
 
-        optimizer = make_optimizer(config.optim, config.num_steps)
+        optimizer = optimizer_of(config)
         one = state_bytes(abstract_state(config, optimizer, make_mesh(config.mesh)))
         need = one * (config.checkpoint.keep + 1)
         why = f"{config.checkpoint.keep + 1} checkpoints of {one / 1e6:,.0f} MB"

@@ -52,14 +52,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _parameters(config: TrainConfig) -> dict[str, Any]:
     from clipjax.core.mesh import make_mesh
     from clipjax.core.sharding_report import state_leaves
-    from clipjax.optim import make_optimizer
     from clipjax.train.setup import batch_spec
-    from clipjax.train.state import abstract_state, sharding_warnings
+    from clipjax.train.state import abstract_state, optimizer_of, sharding_warnings
 
     mesh = make_mesh(config.mesh)
     for part in config.parts:
         batch_spec(part.config, mesh)
-    state = abstract_state(config, make_optimizer(config.optim, config.num_steps), mesh)
+    state = abstract_state(config, optimizer_of(config), mesh)
 
     leaves = state_leaves(state)
     return {

@@ -22,6 +22,7 @@ from clipjax.config.image_towers import (
 )
 from clipjax.config.mesh import MeshConfig
 from clipjax.config.model import ComputeConfig, DualEncoderConfig
+from clipjax.config.optim import LoraConfig, OptimConfig, split_rate
 from clipjax.config.presets import PRESETS, preset
 from clipjax.config.stages import StageConfig
 from clipjax.config.text_towers import (
@@ -37,9 +38,7 @@ from clipjax.config.train import (
     CheckpointConfig,
     InitConfig,
     LogConfig,
-    LoraConfig,
     LossConfig,
-    OptimConfig,
     Stage,
     TrainConfig,
     WatchdogConfig,
@@ -87,6 +86,7 @@ __all__ = [
     "did_you_mean",
     "from_config_dict",
     "preset",
+    "split_rate",
     "to_config_dict",
     "to_json_dict",
 ]

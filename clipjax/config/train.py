@@ -11,82 +11,9 @@ from clipjax.config.fields import check_positive
 from clipjax.config.guard import GuardConfig
 from clipjax.config.mesh import MeshConfig
 from clipjax.config.model import DualEncoderConfig
+from clipjax.config.optim import OptimConfig
 from clipjax.config.stages import StageConfig
 from clipjax.config.text_towers import TextConfig
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LoraConfig:
-    """Low-rank updates of chosen matrices, of a model that is frozen otherwise.
-
-    Attributes:
-        rank: of each update; 0 for none of this.
-        alpha: the update counts alpha / rank times.
-        matrices: patterns of matrices: a kernel by its name without `/kernel`, layers unrolled;
-            fused kernels by their parts, such as `image/blocks/stack/0/attn/q` and `.../attn/v`.
-
-    Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685; queries and values: section 4.2.
-    """
-
-    rank: int = 0
-    alpha: float = 16.0
-    matrices: tuple[str, ...] = ("*/attn/q", "*/attn/v")
-
-    def __post_init__(self):
-        if self.rank < 0:
-            raise ValueError(f"rank={self.rank} must not be negative")
-        if self.rank and not self.matrices:
-            raise ValueError(f"rank={self.rank} with matrices=(): name at least one pattern")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """AdamW with warm-up, decay and clipping; CLIP's constants.
-
-    Attributes:
-        peak_learning_rate: after the warm-up.
-        warmup_steps: steps of linear rise from zero.
-        schedule: after the warm-up: half a cosine down to zero at `num_steps`, or constant.
-        weight_decay: decoupled; on weights, tables and positions, never on biases, gains, logit
-            scale or bias.
-        clip_norm: largest global norm of a gradient; None for no clipping.
-        ema_decay: decay of the moving average of the parameters that is evaluated and exported; 0
-            for none. It is warmed up: min(decay, (1 + step) / (10 + step)).
-        lock_image: None trains the image tower. k trains only its last k blocks and what stands
-            behind them (last norm, pooling, projection); 0 trains nothing of it, as in LiT. Frozen
-            batch norms keep their statistics and normalise by them.
-        lock_text: the same of the text tower.
-        freeze: patterns of names of parameters that are not trained, layers unrolled, such as
-            `image/blocks/stack/0/*`; behind `!` one that is trained after all. The last pattern
-            that matches decides, and any pattern overrules the locks and LoRA.
-        lora: low-rank updates instead of training the parameters themselves.
-
-    Source: Zhai et al. 2021, "LiT", https://arxiv.org/abs/2111.07991 (locked towers).
-    """
-
-    peak_learning_rate: float = 5e-4
-    warmup_steps: int = 2000
-    schedule: Literal["cosine", "constant"] = "cosine"
-    weight_decay: float = 0.2
-    beta1: float = 0.9
-    beta2: float = 0.98
-    eps: float = 1e-6
-    clip_norm: float | None = 1.0
-    ema_decay: float = 0.0
-    lock_image: int | None = None
-    lock_text: int | None = None
-    freeze: tuple[str, ...] = ()
-    lora: LoraConfig = LoraConfig()
-
-    def __post_init__(self):
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay={self.ema_decay} must be in [0, 1)")
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps={self.warmup_steps} must not be negative")
-        for name in ("lock_image", "lock_text"):
-            blocks = getattr(self, name)
-            if blocks is not None and blocks < 0:
-                raise ValueError(f"{name}={blocks} must not be negative; None trains the tower")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -273,6 +200,7 @@ class TrainConfig:
                 "set one of them to False"
             )
         self._check_parts()
+        self._check_schedule()
         if self.data.text_buckets:
             self._check_buckets()
         if self.stages:
@@ -403,6 +331,14 @@ class TrainConfig:
             )
         if self.micro_batches == 1 and self.loss.over == "micro_batch":
             raise ValueError("loss.over='micro_batch' without micro_batches: there is one part")
+
+    def _check_schedule(self) -> None:
+        warmup, cooldown = self.optim.warmup_steps, self.optim.cooldown_steps
+        if cooldown and warmup + cooldown > self.num_steps:
+            raise ValueError(
+                f"optim.warmup_steps={warmup} and optim.cooldown_steps={cooldown} do not fit into "
+                f"num_steps={self.num_steps}: shorten one of them"
+            )
 
     def _check_naflex(self) -> None:
         if self.model.image.kind != "vit":

@@ -11,6 +11,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from clipjax.core.mesh import BATCH_AXES
+from clipjax.core.stacks import is_stacked
 
 RULES: Mapping[str, str] = {"embed": "fsdp", "vocab": "fsdp", "heads": "tensor", "mlp": "tensor"}
 
@@ -40,12 +41,13 @@ def tree_shardings(tree: Any, axes_of: Mapping[str, Axes], mesh: Mesh) -> Any:
     """Returns the sharding of each leaf of a training state.
 
     A leaf whose last key is the name of a parameter (the parameter itself, its moments, its moving
-    average) is split like the parameter; all else is replicated.
+    average) is split like the parameter if it has the parameter's axes; all else is replicated.
+    Sums over an axis, such as the statistics of Adafactor, are some hundredths of a parameter.
     """
 
     def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         name = str(getattr(path[-1], "key", "")) if path else ""
-        if name in axes_of and leaf.ndim >= len(axes_of[name]):
+        if name in axes_of and leaf.ndim == len(axes_of[name]) + is_stacked(name):
             return NamedSharding(mesh, param_spec(leaf.shape, axes_of[name], mesh))
         return NamedSharding(mesh, PartitionSpec())
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.config import DualEncoderConfig, LoraConfig, UsageError, did_you_mean
+from clipjax.core.kernels import input_axes, is_fused
 from clipjax.core.stacks import layer_names
 from clipjax.models.params import Params, param_axes, param_shapes
 
@@ -47,7 +48,7 @@ def matrices(config: DualEncoderConfig) -> dict[str, Matrix]:
     axes, found = param_axes(config), {}
     for name, shape in param_shapes(config).items():
         stem, _, last = name.rpartition("/")
-        inputs = _input_axes(axes[name]) if last == "kernel" else 0
+        inputs = input_axes(axes[name]) if last == "kernel" else 0
         if not inputs:
             continue
         stacked = len(shape) > len(axes[name])
@@ -67,20 +68,11 @@ def matrices(config: DualEncoderConfig) -> dict[str, Matrix]:
 
 def _parts(stem: str, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> tuple[str, ...]:
     """Returns the names of the matrices of a fused kernel [inputs, parts, ...]; none for others."""
-    if len(axes) < 3 or axes[0] in (None, "heads") or axes[1] is not None:
+    if not is_fused(axes):
         return ()
     place, _, own = stem.rpartition("/")
     names = _PARTS.get(own, tuple(f"{own}_{part}" for part in range(shape[1])))
     return tuple(f"{place}/{name}" for name in names)
-
-
-def _input_axes(axes: tuple[str | None, ...]) -> int:
-    """Returns how many axes of a kernel are inputs; 0 for one that is no linear map."""
-    if len(axes) == 2:
-        return 1
-    if axes[0] == "heads":
-        return 2
-    return int(axes[0] is not None)  # a convolution begins with the places of its window
 
 
 def chosen(config: DualEncoderConfig, lora: LoraConfig) -> dict[str, Matrix]:

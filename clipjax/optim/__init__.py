@@ -1,14 +1,20 @@
 """Layer 2: schedules, optimizers, moving averages."""
 
-from clipjax.optim.adamw import decay_mask, learning_rate, make_optimizer, update_average
-from clipjax.optim.trained import Trained, layer_mask, trained
+from clipjax.optim.names import Parameters, along_layers
+from clipjax.optim.optimizers import decay_mask, make_optimizer, update_average
+from clipjax.optim.rates import rate_factors
+from clipjax.optim.schedules import learning_rate, run_learning_rate
+from clipjax.optim.trained import Trained, trained
 
 __all__ = [
+    "Parameters",
     "Trained",
+    "along_layers",
     "decay_mask",
-    "layer_mask",
     "learning_rate",
     "make_optimizer",
+    "rate_factors",
+    "run_learning_rate",
     "trained",
     "update_average",
 ]

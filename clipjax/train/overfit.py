@@ -23,9 +23,8 @@ from clipjax.core.partition import tree_shardings
 from clipjax.data.tokenizers.byte import VOCAB_SIZE, ByteTokenizer
 from clipjax.losses import make_loss
 from clipjax.models import param_axes
-from clipjax.optim import make_optimizer
 from clipjax.train.setup import open_data, open_source
-from clipjax.train.state import init_state
+from clipjax.train.state import init_state, optimizer_of
 from clipjax.train.step import compile_step, make_train_step
 
 NUM_PAIRS = 64
@@ -95,7 +94,7 @@ def overfit(
     """
     config = _small(config, num_steps)
     mesh = make_mesh(config.mesh, num_devices=1)
-    optimizer = make_optimizer(config.optim, num_steps)
+    optimizer = optimizer_of(config)
     shapes = jax.eval_shape(lambda: init_state(config, optimizer))
     places = tree_shardings(shapes, param_axes(config.model), mesh)
     state = jax.jit(lambda: init_state(config, optimizer), out_shardings=places)()

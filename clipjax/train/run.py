@@ -27,7 +27,6 @@ from clipjax.evals.tasks import Task, flat_metrics, make_tasks
 from clipjax.inference.encoder import Encoder
 from clipjax.models import num_params
 from clipjax.models.cost import trained_pair_forward_flops
-from clipjax.optim import make_optimizer
 from clipjax.train.loop import Actions, Loop, Meter, SpoiltError
 from clipjax.train.programs import Programs
 from clipjax.train.setup import (
@@ -43,7 +42,7 @@ from clipjax.train.setup import (
     resume_step,
     run_record,
 )
-from clipjax.train.state import TrainState, evaluated_params
+from clipjax.train.state import TrainState, evaluated_params, optimizer_of
 
 
 def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any]:
@@ -130,7 +129,7 @@ def _go_on(prepared: _Prepared, first_step: int, skips: Skips) -> dict[str, Any]
     batches = device_batches(config, data, mesh, first_step=first_step)
     sinks = []
     try:
-        optimizer = make_optimizer(config.optim, config.num_steps)
+        optimizer = optimizer_of(config)
         state = create_or_restore(config, optimizer, mesh, checkpoints, first_step)
         programs = Programs(config, optimizer, mesh, state, first_step=first_step, say=_say)
         if jax.process_index() == 0:

@@ -35,7 +35,7 @@ from clipjax.train.state import TrainState, abstract_state, as_dict, init_state,
 Skips = Sequence[tuple[int, int]]
 
 _DAMAGED_SHOWN = 3
-_WHAT_IS_TRAINED = ("lock_image", "lock_text", "freeze", "lora")
+_WHAT_HAS_MOMENTS = ("lock_image", "lock_text", "freeze", "lora", "kind", "moments_dtype")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,7 +293,8 @@ def _other_model(saved: Mapping[str, Any], config: TrainConfig, step: int) -> st
         dataclasses.replace(before.model, compute=config.model.compute) == config.model
         and before.model.compute.scan_layers == scan
         and bool(before.optim.ema_decay) == bool(config.optim.ema_decay)
-        and all(getattr(before.optim, n) == getattr(config.optim, n) for n in _WHAT_IS_TRAINED)
+        and bool(before.optim.beta1) == bool(config.optim.beta1)  # some keep no momentum without
+        and all(getattr(before.optim, n) == getattr(config.optim, n) for n in _WHAT_HAS_MOMENTS)
     )
     if same:
         return ""

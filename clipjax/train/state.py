@@ -13,9 +13,15 @@ from jax.sharding import Mesh
 from clipjax.config import TrainConfig
 from clipjax.core.partition import tree_shardings
 from clipjax.core.sharding_report import state_leaves, warnings
-from clipjax.models import init_model_state, init_params, param_axes
+from clipjax.models import (
+    init_model_state,
+    init_params,
+    model_state_names,
+    param_axes,
+    param_shapes,
+)
 from clipjax.models.lora import init_lora, merged
-from clipjax.optim import Trained, trained
+from clipjax.optim import Parameters, Trained, make_optimizer, run_learning_rate, trained
 from clipjax.train.guard import first_record
 
 
@@ -46,6 +52,20 @@ class TrainState:
     ema: Any
     bad_steps: Any
     guard: Any
+
+
+def optimizer_of(config: TrainConfig) -> optax.GradientTransformation:
+    """Returns the optimizer of a run, with what the names of its parameters decide.
+
+    Raises:
+        UsageError: if a pattern of `optim.rates` or `optim.no_decay` matches no parameter.
+    """
+    factors = jax.eval_shape(lambda: init_lora(config.model, config.optim.lora, config.seed))
+    shapes = param_shapes(config.model) | {name: leaf.shape for name, leaf in factors.items()}
+    for name in model_state_names(config.model):
+        del shapes[name]
+    parameters = Parameters(model=config.model, shapes=shapes, axes=param_axes(config.model))
+    return make_optimizer(config.optim, run_learning_rate(config), parameters)
 
 
 def init_state(

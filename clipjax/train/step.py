@@ -15,7 +15,7 @@ from clipjax.models import Patches, model_state_of, patches_of, with_params
 from clipjax.models.layers.batch_norm import freeze_batch_norms
 from clipjax.models.lora import merged
 from clipjax.models.surgery import position_maps
-from clipjax.optim import learning_rate, update_average
+from clipjax.optim import run_learning_rate, update_average
 from clipjax.train.augment import augment
 from clipjax.train.device_crop import crop_and_resize
 from clipjax.train.guard import is_outlier, next_record
@@ -45,12 +45,12 @@ def make_train_step(
         stage: whose steps these are; the first one by default.
 
     A step whose loss, gradient or batch statistics are not finite, or whose gradient is an outlier,
-    moves no parameter and no statistics; for the moments of Adam its gradient counts as zero.
-    Choosing between the old and the new state as a whole would be simpler to say, but it makes XLA
-    keep both: 0.4 GB and 650 copies more for ViT-B/32.
+    moves no parameter and no statistics; for the moments of the optimizer its gradient counts as
+    zero. Choosing between the old and the new state as a whole would be simpler to say, but it
+    makes XLA keep both: 0.4 GB and 650 copies more for ViT-B/32.
     """
     whole, config = config, (stage or config.parts[0]).config
-    schedule = learning_rate(whole.optim, whole.num_steps)
+    schedule = run_learning_rate(whole)
     maps = position_maps(whole.model, config.model)
     augment_key, tower_key = (
         jax.random.fold_in(jax.random.key(config.seed), stream)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clipjax.optim import Trained, layer_mask
+from clipjax.optim import Trained, along_layers
 
 Arrays = Mapping[str, jax.Array]
 
@@ -55,4 +55,4 @@ def _chosen(trained: Trained, new: jax.Array, old: jax.Array) -> jax.Array:
         return new if trained else old
     if new.shape[:1] != (len(trained),):
         return new  # of all layers together
-    return jnp.where(layer_mask(trained, new.shape), new, old)
+    return jnp.where(along_layers(trained, new.shape), new, old)

@@ -56,7 +56,8 @@ def test_a_config_comes_back_from_config_dict_and_json(config):
         OptimConfig,
         peak_learning_rate=st.floats(allow_nan=False, allow_infinity=False),
         warmup_steps=st.integers(0, 10**9),
-        schedule=st.sampled_from(["cosine", "constant"]),
+        schedule=st.sampled_from(["cosine", "constant", "linear", "rsqrt"]),
+        rates=st.lists(st.sampled_from(["a=0.1", "b/*=1e-30"]), max_size=2).map(tuple),
         clip_norm=st.none() | st.floats(0, 10),
         ema_decay=st.floats(0, 1, exclude_max=True),
     ),
@@ -140,7 +141,8 @@ MISTAKES = {
     ),
     "a word that is not a choice": (
         {"optim": {"schedule": "cosin"}},
-        "config.optim.schedule='cosin' is not one of 'cosine', 'constant'. Did you mean 'cosine'?",
+        "config.optim.schedule='cosin' is not one of 'cosine', 'constant', 'linear', 'rsqrt', "
+        "'wsd'. Did you mean 'cosine'?",
     ),
     "an unknown kind": (
         {"model": {"image": {"kind": "alexnet"}}},

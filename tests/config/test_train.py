@@ -24,6 +24,17 @@ from clipjax.config import (
         (OptimConfig, {"ema_decay": 1.0}, r"ema_decay=1\.0 must be in \[0, 1\)"),
         (OptimConfig, {"ema_decay": -0.1}, r"ema_decay=-0\.1 must be in"),
         (OptimConfig, {"warmup_steps": -1}, "warmup_steps=-1 must not be negative"),
+        (OptimConfig, {"beta1": 1.0}, r"beta1=1\.0 must be in \[0, 1\)"),
+        (OptimConfig, {"beta2": -0.5}, r"beta2=-0\.5 must be in"),
+        (OptimConfig, {"final_share": 1.5}, r"final_share=1\.5 must be in \[0, 1\]"),
+        (OptimConfig, {"cooldown_steps": -1}, "cooldown_steps=-1 must not be negative"),
+        (OptimConfig, {"timescale_steps": 0}, "timescale_steps=0 must be positive"),
+        (OptimConfig, {"layer_decay_image": 0.0}, r"layer_decay_image=0\.0 must be in \(0, 1\]"),
+        (OptimConfig, {"layer_decay_text": 1.1}, r"layer_decay_text=1\.1 must be in"),
+        (OptimConfig, {"rates": ("image/*",)}, r"rates: 'image/\*' is not PATTERN=FACTOR"),
+        (OptimConfig, {"rates": ("image/*=0",)}, "positive factor.*`freeze`"),
+        (OptimConfig, {"rates": ("=2",)}, "'=2' is not PATTERN=FACTOR"),
+        (OptimConfig, {"rates": ("a=nan",)}, "'a=nan' is not PATTERN=FACTOR"),
         (
             MeshConfig,
             {"data": -1, "fsdp": -1},
@@ -42,6 +53,31 @@ from clipjax.config import (
 def test_a_value_out_of_range_is_refused(config_class, values, message):
     with pytest.raises(ValueError, match=message):
         config_class(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"schedule": "wsd"}, "'wsd' needs cooldown_steps"),
+        (
+            {"cooldown_steps": 5},
+            r"cooldown_steps=5 is for schedule='wsd' and 'rsqrt', not 'cosine'",
+        ),
+        ({"schedule": "constant", "final_share": 0.1}, "nothing falls to it"),
+        ({"schedule": "rsqrt", "final_share": 0.1}, "nothing falls to it"),
+    ],
+)
+def test_a_schedule_that_contradicts_itself_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        OptimConfig(**values)
+
+
+def test_a_cool_down_fits_behind_the_warm_up():
+    optim = OptimConfig(schedule="wsd", warmup_steps=6, cooldown_steps=5)
+    with pytest.raises(ValueError, match=r"optim\.cooldown_steps=5 do not fit into num_steps=10"):
+        TrainConfig(num_steps=10, optim=optim)
+    TrainConfig(num_steps=11, optim=optim)
+    TrainConfig(num_steps=10)  # a warm-up alone may be longer than a run that only tries something
 
 
 def test_the_sigmoid_loss_needs_a_bias():

@@ -20,7 +20,7 @@ from clipjax.config import (
     ViTConfig,
 )
 from clipjax.models import param_shapes
-from clipjax.optim import layer_mask, trained
+from clipjax.optim import along_layers, trained
 
 MODEL = DualEncoderConfig(
     image=ViTConfig(image_size=16, patch_size=8, width=16, depth=3, num_heads=2, mlp_dim=32),
@@ -265,6 +265,6 @@ def test_the_norm_of_berts_embeddings_stands_before_its_blocks():
 
 
 def test_a_mask_of_layers_is_broadcast_over_the_rest():
-    mask = np.asarray(layer_mask((False, True, True), (3, 4, 5)))
+    mask = np.asarray(along_layers((False, True, True), (3, 4, 5)))
     assert mask.shape == (3, 1, 1)
     np.testing.assert_array_equal(np.broadcast_to(mask, (3, 4, 5))[:, 2, 1], [False, True, True])

@@ -10,9 +10,8 @@ import pytest
 from clipjax.core.checkpoint import CheckpointReader
 from clipjax.core.mesh import make_mesh
 from clipjax.losses import make_loss
-from clipjax.optim import make_optimizer
 from clipjax.train.setup import batch_spec
-from clipjax.train.state import abstract_state, as_dict, init_state
+from clipjax.train.state import abstract_state, as_dict, init_state, optimizer_of
 from clipjax.train.step import compile_step, make_train_step
 
 
@@ -31,7 +30,7 @@ def make_trainer():
 
     def make(config, mesh=None, loss=None):
         mesh = mesh or make_mesh(config.mesh, num_devices=1)
-        optimizer = make_optimizer(config.optim, config.num_steps)
+        optimizer = optimizer_of(config)
         spec = batch_spec(config, mesh)
         like = abstract_state(config, optimizer, mesh)
         places = jax.tree.map(lambda leaf: leaf.sharding, like)
@@ -114,7 +113,7 @@ def resumed_state(run_here):
 
     def arrays(config, workdir):
         mesh = make_mesh(config.mesh)
-        like = as_dict(abstract_state(config, make_optimizer(config.optim, config.num_steps), mesh))
+        like = as_dict(abstract_state(config, optimizer_of(config), mesh))
         state = CheckpointReader(workdir / "checkpoints").restore(config.num_steps, like)
         return {
             jax.tree_util.keystr(path): np.asarray(leaf).tobytes()

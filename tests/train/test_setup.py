@@ -1,8 +1,10 @@
+import dataclasses
 import json
 
 import pytest
 
 from clipjax.cli.main import main
+from clipjax.config import UserError
 from clipjax.core.checkpoint import CheckpointReader
 from clipjax.data.tokenizers import tokenizer_from_json
 from clipjax.train.setup import (
@@ -30,6 +32,25 @@ def test_a_checkpoint_tells_the_hash_of_its_tokenizer(trained, tiny_config, sour
     tokenizer = tokenizer_from_json(saved_file(workdir, figures["step"], "tokenizer.json"))
     assert saved["tokenizer"] == tokenizer.digest()
     assert {**run_record(tiny_config, source), "tokenizer": tokenizer.digest()} == saved
+
+
+@pytest.mark.parametrize(
+    "fields", [{"kind": "lion"}, {"moments_dtype": "bfloat16"}, {"freeze": ("text/embedding",)}]
+)
+def test_another_optimizer_state_is_refused(trained, tiny_config, source, fields):
+    workdir, figures = trained
+    optim = dataclasses.replace(tiny_config.optim, **fields)
+    config = dataclasses.replace(tiny_config, optim=optim)
+    told = f"the checkpoint of step {figures['step']} holds another model or optimizer state"
+    with pytest.raises(UserError, match=told):
+        resume_step(workdir, run_record(config, source), config)
+
+
+def test_another_schedule_is_not(trained, tiny_config, source):
+    workdir, figures = trained
+    optim = dataclasses.replace(tiny_config.optim, schedule="linear", rates=("image/*=0.5",))
+    config = dataclasses.replace(tiny_config, optim=optim)
+    assert resume_step(workdir, run_record(config, source), config) == figures["step"]
 
 
 def test_a_resumed_run_has_the_tokenizer_of_its_checkpoint(trained, tiny_config, source):
