@@ -278,6 +278,7 @@ class TrainConfig:
                     f"first_step={stage.first_step}"
                 )
             firsts[stage.first_step] = name
+            self._check_warmup(name, stage)
         for part in self.parts:
             if part.config.model.image.image_size > self.model.image.image_size:
                 raise ValueError(
@@ -338,6 +339,24 @@ class TrainConfig:
             raise ValueError(
                 f"optim.warmup_steps={warmup} and optim.cooldown_steps={cooldown} do not fit into "
                 f"num_steps={self.num_steps}: shorten one of them"
+            )
+
+    def _check_warmup(self, name: str, stage: StageConfig) -> None:
+        if stage.peak_learning_rate is None:
+            return
+        later = [
+            other.first_step
+            for other in self.stages.values()
+            if other.peak_learning_rate is not None and other.first_step > stage.first_step
+        ]
+        steps = min(later, default=self.num_steps) - stage.first_step
+        warmup = self.optim.warmup_steps if stage.warmup_steps is None else stage.warmup_steps
+        needed = warmup + self.optim.cooldown_steps
+        if needed > steps:
+            raise ValueError(
+                f"stages.{name}: a warm-up of {warmup} steps and optim.cooldown_steps="
+                f"{self.optim.cooldown_steps} do not fit into the {steps} steps of its learning "
+                f"rate: set stages.{name}.warmup_steps"
             )
 
     def _check_naflex(self) -> None:
