@@ -1,7 +1,7 @@
 """FLIP L/16: half of the patches are left out, then a short tuning without; two stages.
 
 Li et al. 2022, https://arxiv.org/abs/2212.00794: 12.8 billion samples in batches of 65,536 with
-half of the patches, learning rate 4e-6 times batch / 256, beta2 0.95, 40 of 10,000 virtual epochs (of
+half of the patches, learning rate 4e-6 x batch / 256, beta2 0.95, 40 of 10,000 virtual epochs (of
 1.28 million) of warm-up, crops of at least half of the area; then 128 million samples unmasked at
 4e-8 times batch / 256. Zero-shot ImageNet 74.3 % on LAION-400M as published. Texts of 32 tokens,
 not causal, the mean of the patches as in the paper.
