@@ -1,4 +1,4 @@
-"""Layer 2: contrastive losses, arrays in and a scalar out."""
+"""Layer 2: losses, arrays in and a scalar out."""
 
 import functools
 from collections.abc import Callable
@@ -8,6 +8,12 @@ from jax.sharding import Mesh
 
 from clipjax.config import LossConfig
 from clipjax.core.mesh import batch_devices
+from clipjax.losses.captioning import (
+    captioning_loss,
+    chunked_captioning_loss,
+    mean_of_counted,
+    token_losses,
+)
 from clipjax.losses.options import LossOptions
 from clipjax.losses.sigmoid import sigmoid_loss
 from clipjax.losses.softmax import softmax_loss
@@ -46,9 +52,13 @@ __all__ = [
     "Loss",
     "LossOptions",
     "Walk",
+    "captioning_loss",
+    "chunked_captioning_loss",
     "make_loss",
+    "mean_of_counted",
     "sigmoid_loss",
     "softmax_loss",
     "streaming_sigmoid_loss",
     "streaming_softmax_loss",
+    "token_losses",
 ]
