@@ -86,9 +86,13 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """The contrastive loss.
+    """What a run minimises: the contrastive loss, and what else `model` has the parts for.
 
     Attributes:
+        contrastive_weight: of the contrastive loss (CoCa: 1; CapPa has none: 0).
+        caption_weight: of the cross-entropy of the captions that `model.decoder` predicts, in nats
+            a token (CoCa: 2; CapPa and LocCa: 1).
+        caption_block: most ids of the vocabulary at a time, of which there are logits.
         kind: softmax (CLIP) or sigmoid (SigLIP).
         form: how each device comes to see all texts. ring: they travel from device to device; a
             device never holds more than its own, nor more logits than [its images, `block`].
@@ -107,6 +111,9 @@ class LossConfig:
         max_logit_scale: the scale is clamped to it after each step.
     """
 
+    contrastive_weight: float = 1.0
+    caption_weight: float = 0.0
+    caption_block: int = 2048
     kind: Literal["softmax", "sigmoid"] = "softmax"
     form: Literal["auto", "ring", "chunked", "plain"] = "auto"
     block: int = 512
@@ -118,7 +125,14 @@ class LossConfig:
     max_logit_scale: float = 100.0
 
     def __post_init__(self):
-        check_positive(block=self.block)
+        check_positive(block=self.block, caption_block=self.caption_block)
+        weights = {"contrastive_weight": self.contrastive_weight}
+        weights["caption_weight"] = self.caption_weight
+        for name, weight in weights.items():
+            if weight < 0:
+                raise ValueError(f"{name}={weight} must not be negative")
+        if not any(weights.values()):
+            raise ValueError(f"{' and '.join(weights)} are 0: there is nothing to minimise")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing={self.label_smoothing} must be in [0, 1)")
         if self.z_loss < 0:
@@ -286,8 +300,26 @@ class TrainConfig:
                 "set one of them to False"
             )
         self._check_parts()
+        self._check_objectives()
         if self.data.text_buckets:
             self._check_buckets()
+
+    def _check_objectives(self) -> None:
+        decoder, loss = self.model.decoder, self.loss
+        if loss.caption_weight and decoder is None:
+            raise ValueError(
+                f"loss.caption_weight={loss.caption_weight} needs model.decoder, which predicts "
+                "the captions: set it (kind='coca' or 'cappa'), or loss.caption_weight=0"
+            )
+        locked = self.optim.lock_text == 0 or "text/*" in self.optim.freeze
+        if decoder is None or loss.contrastive_weight or decoder.kind != "cappa":
+            return
+        if not locked and not self.optim.lora.rank:
+            raise ValueError(
+                "loss.contrastive_weight=0 trains nothing of model.text, which "
+                "model.decoder.kind='cappa' does not read and weight decay alone would then move: "
+                "set optim.lock_text=0"
+            )
 
     def _check_buckets(self) -> None:
         buckets, text = self.data.text_buckets, self.model.text

@@ -112,7 +112,8 @@ def overfit(
     with jax.set_mesh(mesh):
         for step in range(num_steps):
             state, metrics = step_fn(state, on_device)
-            yield step + 1, float(metrics["train/loss"])
+            loss = metrics.get("train/contrastive_loss", metrics["train/loss"])
+            yield step + 1, float(loss)
 
 
 def starting_loss(config: TrainConfig) -> float:

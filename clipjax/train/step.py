@@ -7,17 +7,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int32, Key
+from jaxtyping import Array, Float, Int32
 
 from clipjax.config import TrainConfig
 from clipjax.losses import Loss
-from clipjax.models import Patches, model_state_of, patches_of, with_params
-from clipjax.models.layers.batch_norm import freeze_batch_norms
+from clipjax.models import Patches, patches_of
 from clipjax.models.lora import merged
 from clipjax.optim import Trained, layer_mask, learning_rate, update_average
 from clipjax.train.augment import augment
 from clipjax.train.device_crop import crop_and_resize
-from clipjax.train.micro_batches import encoded, mean_over_parts
+from clipjax.train.objectives import Terms, check_objectives, loss_of_pairs
 from clipjax.train.state import TrainState, trained_of
 
 Batch = Mapping[str, Array]
@@ -36,7 +35,11 @@ def make_train_step(
     statistics; for the moments of Adam its gradient counts as zero. Choosing between the old and
     the new state as a whole would be simpler to say, but it makes XLA keep both: 0.4 GB and 650
     copies more for ViT-B/32.
+
+    Raises:
+        UsageError: if the model has a part that no objective of the run trains.
     """
+    check_objectives(config)
     schedule = learning_rate(config.optim, config.num_steps)
     augment_key, tower_key = (
         jax.random.fold_in(jax.random.key(config.seed), stream)
@@ -59,7 +62,7 @@ def make_train_step(
 
     def loss_fn(
         moving: Mapping[str, Array], state: TrainState, batch: Batch
-    ) -> tuple[Float[Array, ""], Mapping[str, Array]]:
+    ) -> tuple[Float[Array, ""], tuple[Mapping[str, Array], Terms]]:
         params = merged({**state.params, **moving}, config.model, config.optim.lora)
         pairs = seen_images(batch, state.step), batch["tokens"]
         key = jax.random.fold_in(tower_key, state.step)
@@ -68,7 +71,8 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         which = trained_of(config, state.params)
         old = {name: array for name, array in state.params.items() if which[name]}
-        (value, model_state), grads = jax.value_and_grad(loss_fn, has_aux=True)(old, state, batch)
+        (value, found), grads = jax.value_and_grad(loss_fn, has_aux=True)(old, state, batch)
+        model_state, terms = found
         grads = _of_trained_layers(which, grads, jax.tree.map(jnp.zeros_like, grads))
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
@@ -105,55 +109,13 @@ def make_train_step(
             "train/learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "train/bad_steps": bad_steps,
         }
+        if set(terms) != {"contrastive"}:
+            metrics |= {f"train/{name}_loss": term for name, term in terms.items()}
         if "logit_bias" in params:
             metrics["train/logit_bias"] = params["logit_bias"]
         return new, metrics
 
     return train_step
-
-
-def loss_of_pairs(
-    config: TrainConfig,
-    loss: Loss,
-    params: Mapping[str, Array],
-    state: TrainState,
-    pairs: tuple[Array | Patches, Int32[Array, "batch tokens"]],
-    groups: Int32[Array, " batch"] | None,
-    key: Key[Array, ""],
-) -> tuple[Float[Array, ""], Mapping[str, Array]]:
-    """Returns the loss of a batch and the model state that it leaves.
-
-    Args:
-        config: of the run.
-        loss: of all embeddings of the batch, or of a part of it.
-        params: of the model.
-        state: with the model state, and which parameters there are.
-        pairs: images and tokens.
-        groups: of the pairs.
-        key: of what the towers draw.
-    """
-    which = trained_of(config, state.params)
-    scale, bias = jnp.exp(params["log_logit_scale"]), params.get("logit_bias")
-
-    def encode(pairs: Any, key: Key[Array, ""]) -> tuple[Any, Mapping[str, Array]]:
-        model = with_params(config.model, {**params, **state.model_state})
-        freeze_batch_norms(model, which)
-        embeds = model.encode_image(pairs[0], key), model.encode_text(pairs[1])
-        return embeds, model_state_of(model)
-
-    if config.micro_batches == 1:
-        embeds, model_state = encode(pairs, key)
-        return loss(*embeds, scale, bias, groups), model_state
-    if config.loss.over == "batch":
-        embeds = encoded(lambda *part: encode(*part)[0], pairs, config.micro_batches, key)
-        return loss(*embeds, scale, bias, groups), state.model_state
-
-    def of_part(part: Any, key: Key[Array, ""]) -> Float[Array, ""]:
-        pairs, groups = part
-        return loss(*encode(pairs, key)[0], scale, bias, groups)
-
-    parts = config.micro_batches
-    return mean_over_parts(of_part, (pairs, groups), parts, key), state.model_state
 
 
 def _only_if(condition: Array, tree: Any) -> Any:
