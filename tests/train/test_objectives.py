@@ -1,4 +1,4 @@
-"""A step that minimises more than one loss: captions beside the contrast, alone, in parts, split."""
+"""A step that minimises more than one loss: captions beside the contrast or alone."""
 
 import dataclasses
 
