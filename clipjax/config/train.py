@@ -108,6 +108,9 @@ class LossConfig:
         z_loss: weight of the mean square of the log-normalisers (softmax).
         over: with `micro_batches`: the loss of the whole batch, the same as without (gradient
             caching), or the mean of the losses of its parts, each with fewer negatives.
+        matryoshka_dims: sizes of prefixes of the embeddings, each brought to unit length, over
+            whose contrastive losses the mean is taken; the largest is `model.embed_dim`. Empty for
+            the whole embeddings alone.
         max_logit_scale: the scale is clamped to it after each step.
     """
 
@@ -122,10 +125,15 @@ class LossConfig:
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     over: Literal["batch", "micro_batch"] = "batch"
+    matryoshka_dims: tuple[int, ...] = ()
     max_logit_scale: float = 100.0
 
     def __post_init__(self):
         check_positive(block=self.block, caption_block=self.caption_block)
+        if self.matryoshka_dims:
+            check_positive(matryoshka_dims=self.matryoshka_dims)
+        if len(set(self.matryoshka_dims)) < len(self.matryoshka_dims):
+            raise ValueError(f"matryoshka_dims={self.matryoshka_dims} must differ from each other")
         weights = {"contrastive_weight": self.contrastive_weight}
         weights["caption_weight"] = self.caption_weight
         for name, weight in weights.items():
@@ -306,6 +314,12 @@ class TrainConfig:
 
     def _check_objectives(self) -> None:
         decoder, loss = self.model.decoder, self.loss
+        dims, whole = loss.matryoshka_dims, self.model.embed_dim
+        if dims and max(dims) != whole:
+            raise ValueError(
+                f"loss.matryoshka_dims={dims} must be at most model.embed_dim={whole} and include "
+                "it: the whole embeddings, which are evaluated, would not be trained otherwise"
+            )
         if loss.caption_weight and decoder is None:
             raise ValueError(
                 f"loss.caption_weight={loss.caption_weight} needs model.decoder, which predicts "

@@ -14,6 +14,12 @@ from clipjax.losses.captioning import (
     mean_of_counted,
     token_losses,
 )
+from clipjax.losses.distillation import (
+    distillation_loss,
+    feature_loss,
+    streaming_distillation_loss,
+)
+from clipjax.losses.matryoshka import matryoshka
 from clipjax.losses.options import LossOptions
 from clipjax.losses.sigmoid import sigmoid_loss
 from clipjax.losses.softmax import softmax_loss
@@ -38,13 +44,20 @@ def make_loss(config: LossConfig, mesh: Mesh) -> Loss:
         label_smoothing=config.label_smoothing,
         z_loss=config.z_loss,
     )
+    walk = make_walk(config, mesh)
+    if walk is None:
+        loss = functools.partial(reference, options=options)
+    else:
+        loss = functools.partial(streaming, walk=walk, options=options)
+    return matryoshka(loss, config.matryoshka_dims) if config.matryoshka_dims else loss
+
+
+def make_walk(config: LossConfig, mesh: Mesh) -> Walk | None:
+    """Returns how each device sees all texts; None for one matrix of logits."""
     form = config.form
     if form == "auto":
         form = "plain" if batch_devices(mesh) == 1 else "ring"
-    if form == "plain":
-        return functools.partial(reference, options=options)
-    walk = Walk(form, mesh, config.block)
-    return functools.partial(streaming, walk=walk, options=options)
+    return None if form == "plain" else Walk(form, mesh, config.block)
 
 
 __all__ = [
@@ -54,10 +67,15 @@ __all__ = [
     "Walk",
     "captioning_loss",
     "chunked_captioning_loss",
+    "distillation_loss",
+    "feature_loss",
     "make_loss",
+    "make_walk",
+    "matryoshka",
     "mean_of_counted",
     "sigmoid_loss",
     "softmax_loss",
+    "streaming_distillation_loss",
     "streaming_sigmoid_loss",
     "streaming_softmax_loss",
     "token_losses",
