@@ -19,8 +19,21 @@ from clipjax.losses.distillation import (
     feature_loss,
     streaming_distillation_loss,
 )
+from clipjax.losses.matching import (
+    hard_partners,
+    matching_loss,
+    streaming_hard_partners,
+)
 from clipjax.losses.matryoshka import matryoshka
 from clipjax.losses.options import LossOptions
+from clipjax.losses.self_distillation import (
+    Prototypes,
+    chunked_prototype_losses,
+    crop_loss,
+    masked_patch_loss,
+    prototype_losses,
+    updated_center,
+)
 from clipjax.losses.sigmoid import sigmoid_loss
 from clipjax.losses.softmax import softmax_loss
 from clipjax.losses.streaming import Walk
@@ -64,19 +77,28 @@ __all__ = [
     "LOSSES",
     "Loss",
     "LossOptions",
+    "Prototypes",
     "Walk",
     "captioning_loss",
     "chunked_captioning_loss",
+    "chunked_prototype_losses",
+    "crop_loss",
     "distillation_loss",
     "feature_loss",
+    "hard_partners",
     "make_loss",
     "make_walk",
+    "masked_patch_loss",
+    "matching_loss",
     "matryoshka",
     "mean_of_counted",
+    "prototype_losses",
     "sigmoid_loss",
     "softmax_loss",
     "streaming_distillation_loss",
+    "streaming_hard_partners",
     "streaming_sigmoid_loss",
     "streaming_softmax_loss",
     "token_losses",
+    "updated_center",
 ]
