@@ -32,6 +32,7 @@ from clipjax.config.text_towers import (
 )
 from clipjax.config.train import (
     CheckpointConfig,
+    DistillConfig,
     InitConfig,
     LogConfig,
     LoraConfig,
@@ -54,6 +55,7 @@ __all__ = [
     "ConvNetConfig",
     "DataConfig",
     "DecoderConfig",
+    "DistillConfig",
     "DualEncoderConfig",
     "EfficientNetConfig",
     "EvaConfig",

@@ -139,8 +139,6 @@ class LossConfig:
         for name, weight in weights.items():
             if weight < 0:
                 raise ValueError(f"{name}={weight} must not be negative")
-        if not any(weights.values()):
-            raise ValueError(f"{' and '.join(weights)} are 0: there is nothing to minimise")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing={self.label_smoothing} must be in [0, 1)")
         if self.z_loss < 0:
@@ -148,6 +146,41 @@ class LossConfig:
         for name in ("label_smoothing", "z_loss"):
             if self.kind == "sigmoid" and getattr(self, name):
                 raise ValueError(f"{name}={getattr(self, name)} is for kind='softmax' only")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """A frozen model that the run learns from, beside its own losses.
+
+    Attributes:
+        teacher: where it is, as `init.from`: "hf:org/name", a folder of another codebase or of a
+            run, or a file of weights with `preset`; empty for none. It reads the images and tokens
+            of the student: of the same size, by the same tokenizer.
+        preset: which model a file of weights is.
+        logit_weight: of the cross-entropy of the student's similarities to the teacher's.
+        feature_weight: of the mean square of the differences of the embeddings of both.
+    """
+
+    teacher: str = ""
+    preset: str = ""
+    logit_weight: float = 1.0
+    feature_weight: float = 0.0
+
+    def __post_init__(self):
+        weights = {"logit_weight": self.logit_weight, "feature_weight": self.feature_weight}
+        for name, weight in weights.items():
+            if weight < 0:
+                raise ValueError(f"{name}={weight} must not be negative")
+        if self.teacher and not any(weights.values()):
+            raise ValueError(
+                f"teacher={self.teacher!r} with logit_weight=0 and feature_weight=0: nothing is "
+                "learnt from it. Set one of them, or teacher=''"
+            )
+        if (self.preset or self.feature_weight) and not self.teacher:
+            name = "preset" if self.preset else "feature_weight"
+            raise ValueError(
+                f"{name}={getattr(self, name)!r} is about the model of `teacher`, which is empty"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -281,6 +314,7 @@ class TrainConfig:
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
+    distill: DistillConfig = DistillConfig()
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -314,6 +348,16 @@ class TrainConfig:
 
     def _check_objectives(self) -> None:
         decoder, loss = self.model.decoder, self.loss
+        if not (loss.contrastive_weight or loss.caption_weight or self.distill.teacher):
+            raise ValueError(
+                "loss.contrastive_weight=0, loss.caption_weight=0 and no distill.teacher: there is "
+                "nothing to minimise"
+            )
+        if self.distill.teacher and (self.data.text_buckets or self.data.image_mode == "naflex"):
+            raise ValueError(
+                f"distill.teacher={self.distill.teacher!r} reads square images and whole texts: "
+                "leave out data.text_buckets and data.image_mode='naflex'"
+            )
         dims, whole = loss.matryoshka_dims, self.model.embed_dim
         if dims and max(dims) != whole:
             raise ValueError(
@@ -326,7 +370,8 @@ class TrainConfig:
                 "the captions: set it (kind='coca' or 'cappa'), or loss.caption_weight=0"
             )
         locked = self.optim.lock_text == 0 or "text/*" in self.optim.freeze
-        if decoder is None or loss.contrastive_weight or decoder.kind != "cappa":
+        embeddings_count = loss.contrastive_weight or self.distill.teacher
+        if decoder is None or embeddings_count or decoder.kind != "cappa":
             return
         if not locked and not self.optim.lora.rank:
             raise ValueError(

@@ -25,7 +25,8 @@ def training_flops(config: TrainConfig, num_tokens: int | None = None) -> int:
     image = image_forward_flops(config.model, most)
     text = text_forward_flops(config.model, num_tokens)
     decoder = config.model.decoder
-    if not config.loss.contrastive_weight and decoder is not None and decoder.kind == "cappa":
+    unread = not (config.loss.contrastive_weight or config.distill.teacher)
+    if unread and decoder is not None and decoder.kind == "cappa":
         text = 0  # nobody asks for its embeddings
     total = image * (1 + _backward(config, "image")) + text * (1 + _backward(config, "text"))
     if config.loss.caption_weight:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32, Key
 
 from clipjax.config import CappaDecoderConfig, TrainConfig, UsageError
-from clipjax.losses import Loss, token_losses
+from clipjax.losses import Loss, feature_loss, token_losses
 from clipjax.models import (
     DualEncoder,
     Patches,
@@ -19,6 +19,7 @@ from clipjax.models import (
 from clipjax.models.layers.batch_norm import freeze_batch_norms
 from clipjax.train.micro_batches import encoded, mean_over_parts
 from clipjax.train.state import TrainState, trained_of
+from clipjax.train.teacher import Teacher
 
 Terms = dict[str, Float[Array, ""]]
 """The objectives by name, not weighted."""
@@ -52,6 +53,7 @@ def loss_of_pairs(
     pairs: tuple[Array | Patches, Int32[Array, "batch tokens"]],
     groups: Int32[Array, " batch"] | None,
     key: Key[Array, ""],
+    teacher: Teacher | None = None,
 ) -> tuple[Float[Array, ""], tuple[Mapping[str, Array], Terms]]:
     """Returns the loss of a batch, the model state that it leaves, and the objectives by name.
 
@@ -63,6 +65,7 @@ def loss_of_pairs(
         pairs: images and tokens.
         groups: of the pairs.
         key: of what the towers draw.
+        teacher: that the run learns from.
     """
     which = trained_of(config, state.params)
     scale, bias = jnp.exp(params["log_logit_scale"]), params.get("logit_bias")
@@ -71,12 +74,17 @@ def loss_of_pairs(
     def encode(batch: Any, key: Key[Array, ""]) -> tuple[Rows, Mapping[str, Array]]:
         model = with_params(config.model, {**params, **state.model_state})
         freeze_batch_norms(model, which)
-        return _outputs(config, model, batch, key), model_state_of(model)
+        rows = _outputs(config, model, batch, key)
+        if teacher is not None:
+            rows |= _teacher_outputs(teacher, batch)
+        return rows, model_state_of(model)
 
     def total(rows: Rows, groups: Any) -> tuple[Float[Array, ""], Terms]:
         weights = {
             "contrastive": config.loss.contrastive_weight,
             "caption": config.loss.caption_weight,
+            "distillation": config.distill.logit_weight,
+            "feature": config.distill.feature_weight,
         }
         terms: Terms = {}
         if weights["contrastive"]:
@@ -84,6 +92,8 @@ def loss_of_pairs(
         if weights["caption"]:
             tokens = jnp.maximum(rows["caption_tokens"].sum(), 1)
             terms["caption"] = rows["caption_losses"].sum() / tokens
+        if teacher is not None:
+            terms |= _taught(teacher, weights, rows, scale)
         parts = [weights[name] * term for name, term in terms.items()]
         return sum(parts[1:], start=parts[0]), terms
 
@@ -130,3 +140,25 @@ def _outputs(config: TrainConfig, model: DualEncoder, batch: Any, key: Key[Array
         "caption_losses": jnp.where(counted, losses, 0.0).sum(axis=1),
         "caption_tokens": counted.sum(axis=1),
     }
+
+
+def _teacher_outputs(teacher: Teacher, batch: Any) -> Rows:
+    model = with_params(teacher.config, teacher.params)
+    images, tokens = batch[:2]
+    found = {
+        "teacher_images": model.encode_image(images),
+        "teacher_texts": model.encode_text(tokens),
+    }
+    return jax.lax.stop_gradient(found)
+
+
+def _taught(teacher: Teacher, weights: Mapping[str, float], rows: Rows, scale: Array) -> Terms:
+    images, texts = rows["images"], rows["texts"]
+    theirs = rows["teacher_images"], rows["teacher_texts"]
+    terms: Terms = {}
+    if weights["distillation"]:
+        their_scale = jnp.exp(teacher.params["log_logit_scale"])
+        terms["distillation"] = teacher.loss(images, texts, scale, *theirs, their_scale)
+    if weights["feature"]:
+        terms["feature"] = (feature_loss(images, theirs[0]) + feature_loss(texts, theirs[1])) / 2
+    return terms

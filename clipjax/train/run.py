@@ -40,6 +40,7 @@ from clipjax.train.setup import (
 )
 from clipjax.train.state import TrainState, evaluated_params
 from clipjax.train.step import compile_step, make_train_step
+from clipjax.train.teacher import open_teacher
 
 
 def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any]:
@@ -78,9 +79,9 @@ def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any
         try:
             optimizer = make_optimizer(config.optim, config.num_steps)
             state = create_or_restore(config, optimizer, mesh, checkpoints, first_step)
-            step_fn = compile_step(
-                make_train_step(config, optimizer, make_loss(config.loss, mesh)), state, spec
-            )
+            teacher = open_teacher(config, data.tokenizer, mesh)
+            step = make_train_step(config, optimizer, make_loss(config.loss, mesh), teacher)
+            step_fn = compile_step(step, state, spec, teacher)
             if jax.process_index() == 0:
                 write_atomically(
                     workdir / "config.json", json.dumps(to_json_dict(config), indent=1).encode()

@@ -1,5 +1,6 @@
 """One optimizer step, as a pure function of (state, batch)."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,16 +19,20 @@ from clipjax.train.augment import augment
 from clipjax.train.device_crop import crop_and_resize
 from clipjax.train.objectives import Terms, check_objectives, loss_of_pairs
 from clipjax.train.state import TrainState, trained_of
+from clipjax.train.teacher import Teacher, placed_like
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Float[Array, ""] | Int32[Array, ""]]
-Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+Step = Callable[..., tuple[TrainState, Metrics]]
 
 _AUGMENT_STREAM, _TOWER_STREAM = 1, 2
 
 
 def make_train_step(
-    config: TrainConfig, optimizer: optax.GradientTransformation, loss: Loss
+    config: TrainConfig,
+    optimizer: optax.GradientTransformation,
+    loss: Loss,
+    teacher: Teacher | None = None,
 ) -> Step:
     """Returns the step, not yet compiled; `compile_step` pins its shardings.
 
@@ -35,6 +40,12 @@ def make_train_step(
     statistics; for the moments of Adam its gradient counts as zero. Choosing between the old and
     the new state as a whole would be simpler to say, but it makes XLA keep both: 0.4 GB and 650
     copies more for ViT-B/32.
+
+    Args:
+        config: of the run.
+        optimizer: of the run.
+        loss: contrastive.
+        teacher: that the run learns from; its parameters are then the third argument of the step.
 
     Raises:
         UsageError: if the model has a part that no objective of the run trains.
@@ -61,17 +72,20 @@ def make_train_step(
         return batch.get("image_hashes")
 
     def loss_fn(
-        moving: Mapping[str, Array], state: TrainState, batch: Batch
+        moving: Mapping[str, Array], state: TrainState, batch: Batch, teacher: Teacher | None
     ) -> tuple[Float[Array, ""], tuple[Mapping[str, Array], Terms]]:
         params = merged({**state.params, **moving}, config.model, config.optim.lora)
         pairs = seen_images(batch, state.step), batch["tokens"]
         key = jax.random.fold_in(tower_key, state.step)
-        return loss_of_pairs(config, loss, params, state, pairs, groups_of(batch), key)
+        return loss_of_pairs(config, loss, params, state, pairs, groups_of(batch), key, teacher)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(
+        state: TrainState, batch: Batch, taught_by: Mapping[str, Array] | None = None
+    ) -> tuple[TrainState, Metrics]:
+        now = None if teacher is None else dataclasses.replace(teacher, params=taught_by)
         which = trained_of(config, state.params)
         old = {name: array for name, array in state.params.items() if which[name]}
-        (value, found), grads = jax.value_and_grad(loss_fn, has_aux=True)(old, state, batch)
+        (value, found), grads = jax.value_and_grad(loss_fn, has_aux=True)(old, state, batch, now)
         model_state, terms = found
         grads = _of_trained_layers(which, grads, jax.tree.map(jnp.zeros_like, grads))
         grad_norm = optax.tree.norm(grads)
@@ -153,18 +167,29 @@ def caption_groups(tokens: Int32[Array, "batch tokens"]) -> Int32[Array, " batch
 
 
 def compile_step(
-    step: Step, state: TrainState, batch: Mapping[str, jax.ShapeDtypeStruct]
+    step: Step,
+    state: TrainState,
+    batch: Mapping[str, jax.ShapeDtypeStruct],
+    teacher: Teacher | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns the step jitted for the shardings that `state` and `batch` carry.
 
     The old state is donated: use only what the step returns. Its new shardings are pinned to the
     old ones; unpinned they may differ after the first step, which compiles a second time.
+
+    Args:
+        step: of `make_train_step`.
+        state: or what describes it.
+        batch: what describes it.
+        teacher: of the step; what is returned hands its parameters on.
     """
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
     whole = jax.NamedSharding(state.step.sharding.mesh, jax.P())
-    return jax.jit(
-        step,
-        in_shardings=(places, jax.tree.map(lambda leaf: leaf.sharding, dict(batch))),
-        out_shardings=(places, whole),
-        donate_argnums=0,
-    )
+    inputs = places, jax.tree.map(lambda leaf: leaf.sharding, dict(batch))
+    if teacher is not None:
+        inputs = *inputs, placed_like(teacher)
+    compiled = jax.jit(step, in_shardings=inputs, out_shardings=(places, whole), donate_argnums=0)
+    if teacher is None:
+        return compiled
+    params = teacher.params
+    return lambda state, batch: compiled(state, batch, params)
