@@ -36,6 +36,7 @@ from clipjax.config.text_towers import (
 )
 from clipjax.config.train import (
     CheckpointConfig,
+    DistillConfig,
     InitConfig,
     LogConfig,
     LossConfig,
@@ -56,6 +57,7 @@ __all__ = [
     "ConvNetConfig",
     "DataConfig",
     "DecoderConfig",
+    "DistillConfig",
     "DualEncoderConfig",
     "EfficientNetConfig",
     "EvaConfig",

@@ -9,55 +9,12 @@ from clipjax.config.data import AugmentConfig, DataConfig, TokenizerConfig
 from clipjax.config.evals import EvalsConfig
 from clipjax.config.fields import check_positive
 from clipjax.config.guard import GuardConfig
+from clipjax.config.losses import DistillConfig, LossConfig
 from clipjax.config.mesh import MeshConfig
 from clipjax.config.model import DualEncoderConfig
 from clipjax.config.optim import OptimConfig
 from clipjax.config.stages import StageConfig
-from clipjax.config.text_towers import TextConfig
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """The contrastive loss.
-
-    Attributes:
-        kind: softmax (CLIP) or sigmoid (SigLIP).
-        form: how each device comes to see all texts. ring: they travel from device to device; a
-            device never holds more than its own, nor more logits than [its images, `block`].
-            chunked: they are gathered once, logits come in blocks. plain: one matrix of logits, as
-            XLA splits it. auto: plain on one device, else ring. The value is the same.
-        block: most columns of logits at a time.
-        equal_captions: pairs of one batch with the same caption form a group. Otherwise, with
-            `data.equal_images`, those of the same image do.
-        same_group: pairs of one group are positives of each other, or neither positives nor
-            negatives. As positives equal captions change nothing with softmax: they have equal
-            embeddings, and the loss is the same either way.
-        label_smoothing: share of a target that is spread over all candidates (softmax; ALIGN: 0.1).
-        z_loss: weight of the mean square of the log-normalisers (softmax).
-        over: with `micro_batches`: the loss of the whole batch, the same as without (gradient
-            caching), or the mean of the losses of its parts, each with fewer negatives.
-        max_logit_scale: the scale is clamped to it after each step.
-    """
-
-    kind: Literal["softmax", "sigmoid"] = "softmax"
-    form: Literal["auto", "ring", "chunked", "plain"] = "auto"
-    block: int = 512
-    equal_captions: bool = False
-    same_group: Literal["positives", "ignored"] = "positives"
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
-    over: Literal["batch", "micro_batch"] = "batch"
-    max_logit_scale: float = 100.0
-
-    def __post_init__(self):
-        check_positive(block=self.block)
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing={self.label_smoothing} must be in [0, 1)")
-        if self.z_loss < 0:
-            raise ValueError(f"z_loss={self.z_loss} must not be negative")
-        for name in ("label_smoothing", "z_loss"):
-            if self.kind == "sigmoid" and getattr(self, name):
-                raise ValueError(f"{name}={getattr(self, name)} is for kind='softmax' only")
+from clipjax.config.text_towers import CappaDecoderConfig, DecoderConfig, TextConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,6 +129,7 @@ class TrainConfig:
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
+    distill: DistillConfig = DistillConfig()
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
     guard: GuardConfig = GuardConfig()
@@ -201,6 +159,7 @@ class TrainConfig:
             )
         self._check_parts()
         self._check_schedule()
+        self._check_objectives()
         if self.data.text_buckets:
             self._check_buckets()
         if self.stages:
@@ -258,11 +217,18 @@ class TrainConfig:
                     patch_dropout=stage.patch_dropout,
                 ),
                 text=changed(self.model.text, context_length=stage.context_length),
+                decoder=self._staged_decoder(stage),
             )
             data = changed(self.data, global_batch_size=stage.global_batch_size)
             return dataclasses.replace(self, stages={}, model=model, data=data, optim=optim)
         except ValueError as error:
             raise ValueError(f"stages.{name}: {error}") from error
+
+    def _staged_decoder(self, stage: StageConfig) -> DecoderConfig | None:
+        decoder = self.model.decoder
+        if stage.context_length is None or not isinstance(decoder, CappaDecoderConfig):
+            return decoder
+        return dataclasses.replace(decoder, context_length=stage.context_length)
 
     def _check_stages(self) -> None:
         firsts: dict[int, str] = {}
@@ -294,10 +260,50 @@ class TrainConfig:
                 )
         sizes = {part.config.data.global_batch_size for part in self.parts}
         lengths = {part.config.model.text.context_length for part in self.parts}
+        pixels = {part.config.model.image.image_size for part in self.parts}
+        if self.distill.teacher and max(len(pixels), len(lengths)) > 1:
+            raise ValueError(
+                "distill.teacher with stages of another image_size or context_length: the teacher "
+                "reads those of the run only. Leave one of the two out"
+            )
         if self.data.text_buckets and max(len(sizes), len(lengths)) > 1:
             raise ValueError(
                 "data.text_buckets with stages of another global_batch_size or context_length: "
                 "batches are sorted by length across them. Leave one of the two out"
+            )
+
+    def _check_objectives(self) -> None:
+        decoder, loss = self.model.decoder, self.loss
+        if not (loss.contrastive_weight or loss.caption_weight or self.distill.teacher):
+            raise ValueError(
+                "loss.contrastive_weight=0, loss.caption_weight=0 and no distill.teacher: there is "
+                "nothing to minimise"
+            )
+        if self.distill.teacher and (self.data.text_buckets or self.data.image_mode == "naflex"):
+            raise ValueError(
+                f"distill.teacher={self.distill.teacher!r} reads square images and whole texts: "
+                "leave out data.text_buckets and data.image_mode='naflex'"
+            )
+        dims, whole = loss.matryoshka_dims, self.model.embed_dim
+        if dims and max(dims) != whole:
+            raise ValueError(
+                f"loss.matryoshka_dims={dims} must be at most model.embed_dim={whole} and include "
+                "it: the whole embeddings, which are evaluated, would not be trained otherwise"
+            )
+        if loss.caption_weight and decoder is None:
+            raise ValueError(
+                f"loss.caption_weight={loss.caption_weight} needs model.decoder, which predicts "
+                "the captions: set it (kind='coca' or 'cappa'), or loss.caption_weight=0"
+            )
+        locked = self.optim.lock_text == 0 or "text/*" in self.optim.freeze
+        embeddings_count = loss.contrastive_weight or self.distill.teacher
+        if decoder is None or embeddings_count or decoder.kind != "cappa":
+            return
+        if not locked and not self.optim.lora.rank:
+            raise ValueError(
+                "loss.contrastive_weight=0 trains nothing of model.text, which "
+                "model.decoder.kind='cappa' does not read and weight decay alone would then move: "
+                "set optim.lock_text=0"
             )
 
     def _check_buckets(self) -> None:

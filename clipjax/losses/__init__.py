@@ -1,4 +1,4 @@
-"""Layer 2: contrastive losses, arrays in and a scalar out."""
+"""Layer 2: losses, arrays in and a scalar out."""
 
 import functools
 from collections.abc import Callable
@@ -8,7 +8,32 @@ from jax.sharding import Mesh
 
 from clipjax.config import LossConfig
 from clipjax.core.mesh import batch_devices
+from clipjax.losses.captioning import (
+    captioning_loss,
+    chunked_captioning_loss,
+    mean_of_counted,
+    token_losses,
+)
+from clipjax.losses.distillation import (
+    distillation_loss,
+    feature_loss,
+    streaming_distillation_loss,
+)
+from clipjax.losses.matching import (
+    hard_partners,
+    matching_loss,
+    streaming_hard_partners,
+)
+from clipjax.losses.matryoshka import matryoshka
 from clipjax.losses.options import LossOptions
+from clipjax.losses.self_distillation import (
+    Prototypes,
+    chunked_prototype_losses,
+    crop_loss,
+    masked_patch_loss,
+    prototype_losses,
+    updated_center,
+)
 from clipjax.losses.sigmoid import sigmoid_loss
 from clipjax.losses.softmax import softmax_loss
 from clipjax.losses.streaming import Walk
@@ -32,23 +57,48 @@ def make_loss(config: LossConfig, mesh: Mesh) -> Loss:
         label_smoothing=config.label_smoothing,
         z_loss=config.z_loss,
     )
+    walk = make_walk(config, mesh)
+    if walk is None:
+        loss = functools.partial(reference, options=options)
+    else:
+        loss = functools.partial(streaming, walk=walk, options=options)
+    return matryoshka(loss, config.matryoshka_dims) if config.matryoshka_dims else loss
+
+
+def make_walk(config: LossConfig, mesh: Mesh) -> Walk | None:
+    """Returns how each device sees all texts; None for one matrix of logits."""
     form = config.form
     if form == "auto":
         form = "plain" if batch_devices(mesh) == 1 else "ring"
-    if form == "plain":
-        return functools.partial(reference, options=options)
-    walk = Walk(form, mesh, config.block)
-    return functools.partial(streaming, walk=walk, options=options)
+    return None if form == "plain" else Walk(form, mesh, config.block)
 
 
 __all__ = [
     "LOSSES",
     "Loss",
     "LossOptions",
+    "Prototypes",
     "Walk",
+    "captioning_loss",
+    "chunked_captioning_loss",
+    "chunked_prototype_losses",
+    "crop_loss",
+    "distillation_loss",
+    "feature_loss",
+    "hard_partners",
     "make_loss",
+    "make_walk",
+    "masked_patch_loss",
+    "matching_loss",
+    "matryoshka",
+    "mean_of_counted",
+    "prototype_losses",
     "sigmoid_loss",
     "softmax_loss",
+    "streaming_distillation_loss",
+    "streaming_hard_partners",
     "streaming_sigmoid_loss",
     "streaming_softmax_loss",
+    "token_losses",
+    "updated_center",
 ]

@@ -1,7 +1,6 @@
 """The softmax loss in blocks: the value and the gradients of `softmax_loss`, flat in memory."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from clipjax.core.mesh import BATCH_AXES, batch_devices
+from clipjax.losses.online import added, home, joined, no_normaliser
 from clipjax.losses.options import (
     PLAIN,
     Embeds,
@@ -21,16 +21,6 @@ from clipjax.losses.options import (
 from clipjax.losses.streaming import Walk, given, numbered
 
 _ROWS, _WHOLE = PartitionSpec(BATCH_AXES), PartitionSpec()
-
-
-class _Normaliser(NamedTuple):
-    """A log-sum-exp on the way: the largest so far, the sum relative to it."""
-
-    peak: jax.Array
-    total: jax.Array
-
-    def value(self) -> jax.Array:
-        return self.peak + jnp.log(self.total)
 
 
 def streaming_softmax_loss(
@@ -86,14 +76,14 @@ def _forward(walk, options, images, texts, negatives, scale, groups):
             real = (texts.numbers >= 0) & counted
             logits_or_0 = jnp.where(counted, logits, 0.0)
             about_images = (
-                _added(sums, masked, axis=1),
+                added(sums, masked, axis=1),
                 hits + (positive * logits).sum(axis=1),
                 counts + positive.sum(axis=1, dtype=logits.dtype),
                 spread + logits_or_0.sum(axis=1),
                 candidates + counted.sum(axis=1, dtype=logits.dtype),
             )
             about_texts = (
-                _added(column_sums, masked, axis=0),
+                added(column_sums, masked, axis=0),
                 column_spread + logits_or_0.sum(axis=0),
                 column_candidates + real.sum(axis=0, dtype=logits.dtype),
             )
@@ -101,16 +91,9 @@ def _forward(walk, options, images, texts, negatives, scale, groups):
 
         def join(about_texts):
             sums, spread, candidates = about_texts
-            peak = jax.lax.pmax(sums.peak, BATCH_AXES)
-            total = sums.total * jnp.exp(_apart(sums.peak, peak))
-            home = functools.partial(
-                jax.lax.psum_scatter, axis_name=BATCH_AXES, scatter_dimension=0, tiled=True
-            )
-            own = _own(peak, len(columns.embeds))
-            return _Normaliser(own, home(total)), home(spread), home(candidates)
+            return joined(sums), home(spread), home(candidates)
 
-        nothing = _Normaliser(zeros - jnp.inf, zeros)
-        column_nothing = _Normaliser(column_zeros - jnp.inf, column_zeros)
+        nothing, column_nothing = no_normaliser(zeros), no_normaliser(column_zeros)
         about_images, about_texts = walk(
             visit,
             (nothing, zeros, zeros, zeros, zeros),
@@ -165,16 +148,13 @@ def _backward(walk, options, residuals, cotangent):
             d_texts += slope.T @ images
             return (d_images, d_scale + (slope * cosines).sum()), d_texts
 
-        def join(d_texts):
-            return jax.lax.psum_scatter(d_texts, BATCH_AXES, scatter_dimension=0, tiled=True)
-
         start = jnp.zeros_like(images), jnp.zeros((), images.dtype)
         (d_images, d_scale), d_texts = walk(
             visit,
             start,
             (columns, of_texts, column_candidates),
             jnp.zeros_like(columns.embeds),
-            join=join,
+            join=home,
         )
         factor = cotangent / (2 * size)
         d_scale = factor * jax.lax.psum(d_scale, BATCH_AXES)
@@ -194,21 +174,3 @@ def _backward(walk, options, residuals, cotangent):
 
 
 _loss.defvjp(_forward, _backward)
-
-
-def _added(sums: _Normaliser, logits: jax.Array, *, axis: int) -> _Normaliser:
-    peak = jnp.maximum(sums.peak, logits.max(axis=axis))
-    # A row that has met no candidate yet has a peak of minus infinity.
-    finite = jnp.where(peak > -jnp.inf, peak, 0.0)
-    parts = jnp.exp(logits - jnp.expand_dims(finite, axis)).sum(axis=axis)
-    return _Normaliser(peak, sums.total * jnp.exp(_apart(sums.peak, peak)) + parts)
-
-
-def _apart(old: jax.Array, new: jax.Array) -> jax.Array:
-    """Returns old - new where the new one is finite: minus infinity less itself is no number."""
-    return old - jnp.where(new > -jnp.inf, new, 0.0)
-
-
-def _own(array: jax.Array, count: int) -> jax.Array:
-    start = jax.lax.axis_index(BATCH_AXES) * count
-    return jax.lax.dynamic_slice_in_dim(array, start, count)

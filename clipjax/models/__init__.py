@@ -1,7 +1,7 @@
 """Layer 2: NNX modules, one file a family, and the tables of towers."""
 
 from clipjax.models.cappa import parallel_captions
-from clipjax.models.dual_encoder import DECODERS, IMAGE_TOWERS, TEXT_TOWERS, DualEncoder
+from clipjax.models.dual_encoder import DECODERS, IMAGE_TOWERS, TEXT_TOWERS, Captions, DualEncoder
 from clipjax.models.params import (
     abstract_model,
     init_model_state,
@@ -20,6 +20,7 @@ __all__ = [
     "DECODERS",
     "IMAGE_TOWERS",
     "TEXT_TOWERS",
+    "Captions",
     "DualEncoder",
     "Patches",
     "abstract_model",

@@ -131,6 +131,27 @@ class CappaDecoder(nnx.Module):
         Raises:
             UsageError: if captions are to be predicted in parallel with `parallel_share=0`.
         """
+        x = self.hidden(tokens, image, mask, parallel)
+        return constrain_batch(self.project(x).astype(jnp.float32))
+
+    def hidden(
+        self,
+        tokens: Int32[Array, "batch tokens"],
+        image: Context,
+        mask: Bool[Array, "batch seen"] | None = None,
+        parallel: Bool[Array, " batch"] | None = None,
+    ) -> Tokens:
+        """Returns what stands before the map to the vocabulary.
+
+        Args:
+            tokens: as of a call.
+            image: as of a call.
+            mask: as of a call.
+            parallel: as of a call.
+
+        Raises:
+            UsageError: as a call.
+        """
         if parallel is not None and not self.config.parallel_share:
             raise UsageError(
                 "model.decoder.parallel_share=0 has no token for what is hidden: captions can only "
@@ -144,5 +165,4 @@ class CappaDecoder(nnx.Module):
             causal = jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool))
             seen = causal | parallel[:, None, None, None]
         x = gather_table(self.embedding[...])[inputs] + self.positions[: tokens.shape[1]]
-        x = self.norm(self.blocks(x.astype(self.dtype), image, mask, seen))
-        return constrain_batch(self.project(x).astype(jnp.float32))
+        return constrain_batch(self.norm(self.blocks(x.astype(self.dtype), image, mask, seen)))

@@ -85,5 +85,16 @@ class CocaDecoder(nnx.Module):
             image: what the image tower gives to be read.
             mask: which image tokens can be seen; all by default.
         """
-        x = self.norm(self.blocks(text, image, mask))
-        return constrain_batch(self.project(x).astype(jnp.float32))
+        return constrain_batch(self.project(self.hidden(text, image, mask)).astype(jnp.float32))
+
+    def hidden(
+        self, text: Tokens, image: Context, mask: Bool[Array, "batch seen"] | None = None
+    ) -> Tokens:
+        """Returns what stands before the map to the vocabulary.
+
+        Args:
+            text: as of a call.
+            image: as of a call.
+            mask: as of a call.
+        """
+        return constrain_batch(self.norm(self.blocks(text, image, mask)))

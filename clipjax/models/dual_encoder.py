@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,24 @@ Images = UInt8[Array, "batch height width 3"] | Float[Array, "batch height width
 Tokens = Int32[Array, "batch tokens"]
 Parallel = Bool[Array, " batch"] | None
 Logits = Float[Array, "batch tokens vocab"]
+
+
+class Captions(NamedTuple):
+    """What the loss of captions takes; there are no logits of the whole vocabulary yet.
+
+    Attributes:
+        hidden: what stands before the map to the vocabulary.
+        kernel: of that map.
+        bias: of that map; None for none.
+        targets: id that each place predicts.
+        counted: which of them count.
+    """
+
+    hidden: Float[Array, "batch places channels"]
+    kernel: Float[Array, "channels vocab"]
+    bias: Float[Array, " vocab"] | None
+    targets: Int32[Array, "batch places"]
+    counted: Bool[Array, "batch places"]
 
 
 class DualEncoder(nnx.Module):
@@ -134,15 +152,47 @@ class DualEncoder(nnx.Module):
         Raises:
             UsageError: if the model has no decoder, or cannot predict in parallel.
         """
+        image, text, hidden = self._decoded(images, tokens, train_key, parallel)
+        logits = self.decoder.project(hidden).astype(jnp.float32)
+        return image, text, constrain_batch(logits)
+
+    def captioning_inputs(
+        self,
+        images: Images,
+        tokens: Tokens,
+        train_key: Key[Array, ""] | None = None,
+        parallel: Parallel = None,
+    ) -> tuple[Embeds, Embeds, Captions]:
+        """Returns both embeddings and what the loss of captions takes; each tower runs once.
+
+        Args:
+            images: as in `encode_image`.
+            tokens: of the captions, and of the texts.
+            train_key: as in `encode_image`.
+            parallel: which captions CapPa predicts all at once; none by default.
+
+        Raises:
+            UsageError: if the model has no decoder, or cannot predict in parallel.
+        """
+        image, text, hidden = self._decoded(images, tokens, train_key, parallel)
+        project = self.decoder.project
+        kernel, bias = project.kernel[...], project.bias
+        shown, targets, counted = self._targets(hidden, tokens, kernel.shape[1])
+        bias = None if bias is None else bias[...]
+        return image, text, Captions(shown, kernel, bias, targets, counted)
+
+    def _decoded(
+        self, images: Images, tokens: Tokens, train_key: Key[Array, ""] | None, parallel: Parallel
+    ) -> tuple[Embeds, Embeds, Float[Array, "batch tokens channels"]]:
         kind = self._decoder_kind(parallel)
         image, image_tokens, mask = self.image.pooled_and_tokens(self._pixels(images), train_key)
         if kind == "cappa":
             text = self.text(tokens)
-            logits = self.decoder(tokens, image_tokens, mask, parallel)
+            hidden = self.decoder.hidden(tokens, image_tokens, mask, parallel)
         else:
             text, text_tokens = self.text.pooled_and_tokens(tokens)
-            logits = self.decoder(text_tokens, image_tokens, mask)
-        return _unit(image), _unit(text), logits
+            hidden = self.decoder.hidden(text_tokens, image_tokens, mask)
+        return _unit(image), _unit(text), hidden
 
     def caption_logits(
         self,
@@ -179,13 +229,21 @@ class DualEncoder(nnx.Module):
             logits: of `caption_logits` or `forward_captioning`.
             tokens: that these were given.
         """
+        return self._targets(logits, tokens, logits.shape[-1])
+
+    def _targets(
+        self, shown: Float[Array, "batch tokens channels"], tokens: Tokens, ids: int
+    ) -> tuple[
+        Float[Array, "batch places channels"],
+        Int32[Array, "batch places"],
+        Bool[Array, "batch places"],
+    ]:
         if self._decoder_kind(None) == "coca":
-            logits, tokens, pad_id = logits[:, :-1], tokens[:, 1:], self.config.text.pad_id
+            shown, tokens, pad_id = shown[:, :-1], tokens[:, 1:], self.config.text.pad_id
         else:
             assert isinstance(self.config.decoder, CappaDecoderConfig)
             pad_id = self.config.decoder.pad_id
-        ids = logits.shape[-1]
-        return logits, jnp.minimum(tokens, ids - 1), (tokens != pad_id) & (tokens < ids)
+        return shown, jnp.minimum(tokens, ids - 1), (tokens != pad_id) & (tokens < ids)
 
     def _decoder_kind(self, parallel: Parallel) -> str:
         decoder = self.config.decoder

@@ -4,7 +4,7 @@ import jax
 
 from clipjax.config import TrainConfig
 from clipjax.models import param_shapes
-from clipjax.models.cost import image_forward_flops, text_forward_flops
+from clipjax.models.cost import decoder_forward_flops, image_forward_flops, text_forward_flops
 from clipjax.models.lora import init_lora
 from clipjax.optim import trained
 
@@ -15,7 +15,7 @@ def training_flops(config: TrainConfig, num_tokens: int | None = None) -> int:
     Behind each tower's forward pass comes twice as much for the gradients of activations and
     weights (PaLM, Chowdhery et al. 2022, appendix B). Nothing comes behind a tower of which nothing
     is trained, half of it where only low-rank factors are, and its share where the last blocks of a
-    transformer are.
+    transformer are. The decoder counts where captions are predicted.
 
     Args:
         config: of the run.
@@ -24,7 +24,16 @@ def training_flops(config: TrainConfig, num_tokens: int | None = None) -> int:
     most = config.data.max_patches if config.data.image_mode == "naflex" else None
     image = image_forward_flops(config.model, most)
     text = text_forward_flops(config.model, num_tokens)
-    return round(image * (1 + _backward(config, "image")) + text * (1 + _backward(config, "text")))
+    decoder = config.model.decoder
+    unread = not (config.loss.contrastive_weight or config.distill.teacher)
+    if unread and decoder is not None and decoder.kind == "cappa":
+        text = 0  # nobody asks for its embeddings
+    total = image * (1 + _backward(config, "image")) + text * (1 + _backward(config, "text"))
+    if config.loss.caption_weight:
+        captions = decoder_forward_flops(config.model, most, num_tokens)
+        # What is frozen in a decoder still hands gradients on to the towers.
+        total += captions * (1 + max(_backward(config, "decoder"), 1.0))
+    return round(total)
 
 
 def _backward(config: TrainConfig, tower: str) -> float:
@@ -33,7 +42,7 @@ def _backward(config: TrainConfig, tower: str) -> float:
     on = [name for name, is_on in trained(config.optim, config.model, shapes).items() if is_on]
     if not any(name.startswith(f"{tower}/") for name in on):
         return 1.0 if any(name.startswith(f"lora/{tower}/") for name in on) else 0.0
-    blocks = getattr(config.optim, f"lock_{tower}")
+    blocks = getattr(config.optim, f"lock_{tower}", None)  # decoders are not locked
     depth = getattr(getattr(config.model, tower), "depth", None)
     if blocks is None or depth is None or config.optim.freeze:
         return 2.0

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from clipjax.core.mesh import BATCH_AXES
 
@@ -38,15 +38,15 @@ def encoded(encode: Encode, batch: Any, parts: int, key: Key[Array, ""]) -> Any:
 
 
 def mean_over_parts(
-    loss: Callable[[Any, Key[Array, ""]], Float[Array, ""]],
+    loss: Callable[[Any, Key[Array, ""]], Any],
     batch: Any,
     parts: int,
     key: Key[Array, ""],
-) -> Float[Array, ""]:
-    """Returns the mean of a loss that sees one part at a time: plain gradient accumulation.
+) -> Any:
+    """Returns the means of losses that see one part at a time: plain gradient accumulation.
 
     Args:
-        loss: (part of the batch, key) -> scalar.
+        loss: (part of the batch, key) -> scalar, or a tree of them.
         batch: as of `encoded`.
         parts: as of `encoded`.
         key: as of `encoded`.
@@ -54,7 +54,7 @@ def mean_over_parts(
     keys = jax.random.split(key, parts)
     body = jax.checkpoint(lambda part: loss(*part))
     _, values = jax.lax.scan(lambda _, part: (None, body(part)), None, (_cut(batch, parts), keys))
-    return values.mean()
+    return jax.tree.map(lambda of_parts: of_parts.mean(axis=0), values)
 
 
 def _cut(batch: Any, parts: int) -> Any:

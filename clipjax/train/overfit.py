@@ -11,6 +11,7 @@ from clipjax.config import (
     AugmentConfig,
     ConvNetConfig,
     DataConfig,
+    DistillConfig,
     DualEncoderConfig,
     MeshConfig,
     OptimConfig,
@@ -111,7 +112,8 @@ def overfit(
     with jax.set_mesh(mesh):
         for step in range(num_steps):
             state, metrics = step_fn(state, on_device)
-            yield step + 1, float(metrics["train/loss"])
+            loss = metrics.get("train/contrastive_loss", metrics["train/loss"])
+            yield step + 1, float(loss)
 
 
 def starting_loss(config: TrainConfig) -> float:
@@ -130,6 +132,8 @@ def _small(config: TrainConfig, num_steps: int) -> TrainConfig:
         data=_replace_data(config.data),
         augment=AugmentConfig(),
         mesh=MeshConfig(data=1),
+        loss=dataclasses.replace(config.loss, contrastive_weight=1.0),
+        distill=DistillConfig(),
         optim=OptimConfig(
             peak_learning_rate=1e-3,
             warmup_steps=min(10, num_steps),

@@ -13,6 +13,7 @@ from clipjax.losses import make_loss
 from clipjax.train.setup import batch_spec
 from clipjax.train.state import TrainState
 from clipjax.train.step import Batch, Metrics, compile_step, make_train_step
+from clipjax.train.teacher import Teacher
 
 Spec = Mapping[str, jax.ShapeDtypeStruct]
 
@@ -25,6 +26,7 @@ class Programs:
         optimizer: of the run.
         mesh: of the run.
         state: arrays or what describes them, with shardings.
+        teacher: that the run learns from.
         first_step: stages that end before it are not compiled.
         say: told how long each took and what memory it needs.
     """
@@ -35,25 +37,31 @@ class Programs:
         optimizer: optax.GradientTransformation,
         mesh: Mesh,
         state: TrainState,
+        teacher: Teacher | None = None,
         *,
         first_step: int = 0,
         say: Callable[[str], None],
     ):
         self._stages = [part for part in config.parts if part.stop_step > first_step]
+        self._taught_by = () if teacher is None else (teacher.params,)
         self._programs: dict[tuple[int, int], Any] = {}
         for stage in self._stages:
-            step = make_train_step(config, optimizer, make_loss(config.loss, mesh), stage)
+            loss = make_loss(config.loss, mesh)
+            step = make_train_step(config, optimizer, loss, stage, teacher)
             for spec in stage_specs(stage, mesh):
                 start = time.perf_counter()
                 with jax.set_mesh(mesh):
-                    program = compile_step(step, state, spec).lower(state, spec).compile()
+                    jitted = compile_step(step, state, spec, teacher)
+                    program = jitted.lower(state, spec, *self._taught_by).compile()
                 self._programs[stage.first_step, spec["tokens"].shape[1]] = program
                 say(_told(stage, spec, program, time.perf_counter() - start))
 
     def __call__(self, step: int, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """Runs a step, counted from 0; the state is donated."""
         stage = next(part for part in self._stages if step < part.stop_step)
-        return self._programs[stage.first_step, batch["tokens"].shape[1]](state, batch)
+        return self._programs[stage.first_step, batch["tokens"].shape[1]](
+            state, batch, *self._taught_by
+        )
 
 
 def stage_specs(stage: Stage, mesh: Mesh) -> list[dict[str, jax.ShapeDtypeStruct]]:

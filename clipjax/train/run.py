@@ -43,6 +43,7 @@ from clipjax.train.setup import (
     run_record,
 )
 from clipjax.train.state import TrainState, evaluated_params, optimizer_of
+from clipjax.train.teacher import open_teacher
 
 
 def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any]:
@@ -131,7 +132,10 @@ def _go_on(prepared: _Prepared, first_step: int, skips: Skips) -> dict[str, Any]
     try:
         optimizer = optimizer_of(config)
         state = create_or_restore(config, optimizer, mesh, checkpoints, first_step)
-        programs = Programs(config, optimizer, mesh, state, first_step=first_step, say=_say)
+        teacher = open_teacher(config, data.tokenizer, mesh)
+        programs = Programs(
+            config, optimizer, mesh, state, teacher, first_step=first_step, say=_say
+        )
         if jax.process_index() == 0:
             write_atomically(
                 workdir / "config.json", json.dumps(to_json_dict(config), indent=1).encode()

@@ -1,5 +1,6 @@
 """One optimizer step, as a pure function of (state, batch)."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,25 +8,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int32, Key
+from jaxtyping import Array, Float, Int32
 
 from clipjax.config import Stage, TrainConfig
 from clipjax.losses import Loss
-from clipjax.models import Patches, model_state_of, patches_of, with_params
-from clipjax.models.layers.batch_norm import freeze_batch_norms
+from clipjax.models import Patches, patches_of
 from clipjax.models.lora import merged
 from clipjax.models.surgery import position_maps
 from clipjax.optim import run_learning_rate, update_average
 from clipjax.train.augment import augment
 from clipjax.train.device_crop import crop_and_resize
 from clipjax.train.guard import is_outlier, next_record
-from clipjax.train.micro_batches import encoded, mean_over_parts
+from clipjax.train.objectives import Terms, check_objectives, loss_of_pairs
 from clipjax.train.state import TrainState, trained_of
+from clipjax.train.teacher import Teacher, placed_like
 from clipjax.train.waiting import kept_moments, of_trained, zeros_for_the_others
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Float[Array, ""] | Int32[Array, ""]]
-Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+Step = Callable[..., tuple[TrainState, Metrics]]
 
 _AUGMENT_STREAM, _TOWER_STREAM = 1, 2
 
@@ -35,20 +36,26 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     loss: Loss,
     stage: Stage | None = None,
+    teacher: Teacher | None = None,
 ) -> Step:
     """Returns the step, not yet compiled; `compile_step` pins its shardings.
-
-    Args:
-        config: of the run.
-        optimizer: of the run.
-        loss: of the embeddings of a batch.
-        stage: whose steps these are; the first one by default.
 
     A step whose loss, gradient or batch statistics are not finite, or whose gradient is an outlier,
     moves no parameter and no statistics; for the moments of the optimizer its gradient counts as
     zero. Choosing between the old and the new state as a whole would be simpler to say, but it
     makes XLA keep both: 0.4 GB and 650 copies more for ViT-B/32.
+
+    Args:
+        config: of the run.
+        optimizer: of the run.
+        loss: contrastive.
+        stage: whose steps these are; the first one by default.
+        teacher: that the run learns from; its parameters are then the third argument of the step.
+
+    Raises:
+        UsageError: if the model has a part that no objective of the run trains.
     """
+    check_objectives(config)
     whole, config = config, (stage or config.parts[0]).config
     schedule = run_learning_rate(whole)
     maps = position_maps(whole.model, config.model)
@@ -72,21 +79,23 @@ def make_train_step(
         return batch.get("image_hashes")
 
     def loss_fn(
-        moving: Mapping[str, Array], state: TrainState, batch: Batch
-    ) -> tuple[Float[Array, ""], Mapping[str, Array]]:
+        moving: Mapping[str, Array], state: TrainState, batch: Batch, teacher: Teacher | None
+    ) -> tuple[Float[Array, ""], tuple[Mapping[str, Array], Terms]]:
         params = merged({**state.params, **moving}, config.model, config.optim.lora)
         params = {**params, **{name: table @ params[name] for name, table in maps.items()}}
         pairs = seen_images(batch, state.step), batch["tokens"]
         key = jax.random.fold_in(tower_key, state.step)
-        return loss_of_pairs(config, loss, params, state, pairs, groups_of(batch), key)
+        return loss_of_pairs(config, loss, params, state, pairs, groups_of(batch), key, teacher)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(
+        state: TrainState, batch: Batch, taught_by: Mapping[str, Array] | None = None
+    ) -> tuple[TrainState, Metrics]:
+        now = None if teacher is None else dataclasses.replace(teacher, params=taught_by)
         ever, which = (trained_of(each, state.params) for each in (whole, config))
         old = {name: array for name, array in state.params.items() if ever[name]}
         moving = {name: array for name, array in old.items() if which[name]}
-        (value, model_state), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            moving, state, batch
-        )
+        (value, found), grads = jax.value_and_grad(loss_fn, has_aux=True)(moving, state, batch, now)
+        model_state, terms = found
         grads = zeros_for_the_others(which, grads, old)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
@@ -128,55 +137,13 @@ def make_train_step(
             "train/bad_steps": bad_steps,
             "train/skipped_steps": guard["skipped"],
         }
+        if set(terms) != {"contrastive"}:
+            metrics |= {f"train/{name}_loss": term for name, term in terms.items()}
         if "logit_bias" in params:
             metrics["train/logit_bias"] = params["logit_bias"]
         return new, metrics
 
     return train_step
-
-
-def loss_of_pairs(
-    config: TrainConfig,
-    loss: Loss,
-    params: Mapping[str, Array],
-    state: TrainState,
-    pairs: tuple[Array | Patches, Int32[Array, "batch tokens"]],
-    groups: Int32[Array, " batch"] | None,
-    key: Key[Array, ""],
-) -> tuple[Float[Array, ""], Mapping[str, Array]]:
-    """Returns the loss of a batch and the model state that it leaves.
-
-    Args:
-        config: of the run.
-        loss: of all embeddings of the batch, or of a part of it.
-        params: of the model.
-        state: with the model state, and which parameters there are.
-        pairs: images and tokens.
-        groups: of the pairs.
-        key: of what the towers draw.
-    """
-    which = trained_of(config, state.params)
-    scale, bias = jnp.exp(params["log_logit_scale"]), params.get("logit_bias")
-
-    def encode(pairs: Any, key: Key[Array, ""]) -> tuple[Any, Mapping[str, Array]]:
-        model = with_params(config.model, {**params, **state.model_state})
-        freeze_batch_norms(model, which)
-        embeds = model.encode_image(pairs[0], key), model.encode_text(pairs[1])
-        return embeds, model_state_of(model)
-
-    if config.micro_batches == 1:
-        embeds, model_state = encode(pairs, key)
-        return loss(*embeds, scale, bias, groups), model_state
-    if config.loss.over == "batch":
-        embeds = encoded(lambda *part: encode(*part)[0], pairs, config.micro_batches, key)
-        return loss(*embeds, scale, bias, groups), state.model_state
-
-    def of_part(part: Any, key: Key[Array, ""]) -> Float[Array, ""]:
-        pairs, groups = part
-        return loss(*encode(pairs, key)[0], scale, bias, groups)
-
-    parts = config.micro_batches
-    return mean_over_parts(of_part, (pairs, groups), parts, key), state.model_state
 
 
 def _only_if(condition: Array, tree: Any) -> Any:
@@ -200,18 +167,25 @@ def caption_groups(tokens: Int32[Array, "batch tokens"]) -> Int32[Array, " batch
 
 
 def compile_step(
-    step: Step, state: TrainState, batch: Mapping[str, jax.ShapeDtypeStruct]
+    step: Step,
+    state: TrainState,
+    batch: Mapping[str, jax.ShapeDtypeStruct],
+    teacher: Teacher | None = None,
 ) -> jax.stages.Wrapped:
     """Returns the step jitted for the shardings that `state` and `batch` carry.
 
     The old state is donated: use only what the step returns. Its new shardings are pinned to the
     old ones; unpinned they may differ after the first step, which compiles a second time.
+
+    Args:
+        step: of `make_train_step`.
+        state: or what describes it.
+        batch: what describes it.
+        teacher: of the step; what is returned takes its parameters behind the batch.
     """
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
     whole = jax.NamedSharding(state.step.sharding.mesh, jax.P())
-    return jax.jit(
-        step,
-        in_shardings=(places, jax.tree.map(lambda leaf: leaf.sharding, dict(batch))),
-        out_shardings=(places, whole),
-        donate_argnums=0,
-    )
+    inputs = places, jax.tree.map(lambda leaf: leaf.sharding, dict(batch))
+    if teacher is not None:
+        inputs = *inputs, placed_like(teacher)
+    return jax.jit(step, in_shardings=inputs, out_shardings=(places, whole), donate_argnums=0)

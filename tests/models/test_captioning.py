@@ -10,6 +10,7 @@ import pytest
 
 from clipjax.config import CappaDecoderConfig, CocaDecoderConfig, UsageError
 from clipjax.core.partition import tree_shardings
+from clipjax.losses import chunked_captioning_loss
 from clipjax.models import DECODERS, abstract_model, param_axes, param_shapes, with_params
 
 LENGTH, IDS = 6, 20
@@ -135,6 +136,34 @@ def test_targets_are_what_the_logits_predict(name, configs):
         np.testing.assert_array_equal(shown, logits)
         np.testing.assert_array_equal(targets, TOKENS)
     np.testing.assert_array_equal(counted, np.asarray(targets) != 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_loss_takes_gives_the_logits_and_their_targets(name, configs, tiny):
+    """Both towers run once, and no logit is formed; the loss is that of `caption_targets`."""
+    config, parallel = configs[name], None
+    if name == "cappa":
+        parallel = jnp.array([True, False, True])
+    params = tiny.params(config, size=0.1)
+
+    def inputs(params, images, tokens):
+        return with_params(config, params).captioning_inputs(images, tokens, parallel=parallel)
+
+    image, text, captions = jax.jit(inputs)(params, tiny.images(), TOKENS)
+    expected = compiled(config)(params, tiny.images(), TOKENS, parallel)
+    np.testing.assert_allclose(image, expected[0], atol=1e-6)
+    np.testing.assert_allclose(text, expected[1], atol=1e-6)
+    model = abstract_model(config)
+    logits, targets, counted = model.caption_targets(expected[2], jnp.asarray(TOKENS))
+    np.testing.assert_array_equal(captions.targets, targets)
+    np.testing.assert_array_equal(captions.counted, counted)
+    # The sums over 8 channels of numbers of size 1 are added in another order.
+    offset = 0.0 if captions.bias is None else captions.bias
+    np.testing.assert_allclose(captions.hidden @ captions.kernel + offset, logits, atol=1e-5)
+    log_probabilities = jax.nn.log_softmax(logits)
+    hits = np.take_along_axis(np.asarray(log_probabilities), np.asarray(targets)[..., None], -1)
+    loss = chunked_captioning_loss(*captions, block=7)
+    np.testing.assert_allclose(loss, -hits[..., 0][np.asarray(counted)].mean(), rtol=1e-5)
 
 
 def test_ids_that_a_decoder_does_not_know_do_not_count(configs):

@@ -28,14 +28,15 @@ def make_trainer():
     `compiled` is the jitted step itself, `like` and `spec` describe its arguments.
     """
 
-    def make(config, mesh=None, loss=None):
+    def make(config, mesh=None, loss=None, teacher=None):
         mesh = mesh or make_mesh(config.mesh, num_devices=1)
         optimizer = optimizer_of(config)
         spec = batch_spec(config, mesh)
         like = abstract_state(config, optimizer, mesh)
         places = jax.tree.map(lambda leaf: leaf.sharding, like)
         loss = loss or make_loss(config.loss, mesh)
-        compiled = compile_step(make_train_step(config, optimizer, loss), like, spec)
+        train_step = make_train_step(config, optimizer, loss, teacher)
+        compiled = compile_step(train_step, like, spec, teacher)
 
         def step(state, batch):
             with jax.set_mesh(mesh):

@@ -1,0 +1,164 @@
+"""What a step minimises: the weighted sum of the objectives of a run, each tower run once."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32, Key
+
+from clipjax.config import CappaDecoderConfig, TrainConfig, UsageError
+from clipjax.losses import Loss, feature_loss, token_losses
+from clipjax.models import (
+    DualEncoder,
+    Patches,
+    model_state_of,
+    parallel_captions,
+    with_params,
+)
+from clipjax.models.layers.batch_norm import freeze_batch_norms
+from clipjax.train.micro_batches import encoded, mean_over_parts
+from clipjax.train.state import TrainState, trained_of
+from clipjax.train.teacher import Teacher
+
+Terms = dict[str, Float[Array, ""]]
+"""The objectives by name, not weighted."""
+
+Rows = dict[str, Array]
+"""Arrays whose first axis is the batch."""
+
+_PARALLEL_STREAM = 1
+
+
+def check_objectives(config: TrainConfig) -> None:
+    """Raises UsageError if the model has a decoder that the run neither trains nor freezes.
+
+    The config itself lets it pass: it also describes models that are only read and written.
+    """
+    frozen = config.optim.lora.rank > 0 or "decoder/*" in config.optim.freeze
+    if config.model.decoder is not None and not config.loss.caption_weight and not frozen:
+        raise UsageError(
+            "config.loss.caption_weight=0 trains nothing of model.decoder, which weight decay "
+            "alone would then move. Set config.loss.caption_weight (CoCa: 2, CapPa, LocCa: 1), "
+            "leave the decoder out (model.decoder=None), or freeze it (optim.freeze=('decoder/*',))"
+            "."
+        )
+
+
+def loss_of_pairs(
+    config: TrainConfig,
+    loss: Loss,
+    params: Mapping[str, Array],
+    state: TrainState,
+    pairs: tuple[Array | Patches, Int32[Array, "batch tokens"]],
+    groups: Int32[Array, " batch"] | None,
+    key: Key[Array, ""],
+    teacher: Teacher | None = None,
+) -> tuple[Float[Array, ""], tuple[Mapping[str, Array], Terms]]:
+    """Returns the loss of a batch, the model state that it leaves, and the objectives by name.
+
+    Args:
+        config: of the run.
+        loss: contrastive, of all embeddings of the batch, or of a part of it.
+        params: of the model.
+        state: with the model state, and which parameters there are.
+        pairs: images and tokens.
+        groups: of the pairs.
+        key: of what the towers draw.
+        teacher: that the run learns from.
+    """
+    which = trained_of(config, state.params)
+    scale, bias = jnp.exp(params["log_logit_scale"]), params.get("logit_bias")
+    batch = *pairs, _drawn(config, pairs[1], key)
+
+    def encode(batch: Any, key: Key[Array, ""]) -> tuple[Rows, Mapping[str, Array]]:
+        model = with_params(config.model, {**params, **state.model_state})
+        freeze_batch_norms(model, which)
+        rows = _outputs(config, model, batch, key)
+        if teacher is not None:
+            rows |= _teacher_outputs(teacher, batch)
+        return rows, model_state_of(model)
+
+    def total(rows: Rows, groups: Any) -> tuple[Float[Array, ""], Terms]:
+        weights = {
+            "contrastive": config.loss.contrastive_weight,
+            "caption": config.loss.caption_weight,
+            "distillation": config.distill.logit_weight,
+            "feature": config.distill.feature_weight,
+        }
+        terms: Terms = {}
+        if weights["contrastive"]:
+            terms["contrastive"] = loss(rows["images"], rows["texts"], scale, bias, groups)
+        if weights["caption"]:
+            tokens = jnp.maximum(rows["caption_tokens"].sum(), 1)
+            terms["caption"] = rows["caption_losses"].sum() / tokens
+        if teacher is not None:
+            terms |= _taught(teacher, weights, rows, scale)
+        parts = [weights[name] * term for name, term in terms.items()]
+        return sum(parts[1:], start=parts[0]), terms
+
+    parts = config.micro_batches
+    if parts == 1:
+        rows, model_state = encode(batch, key)
+        value, terms = total(rows, groups)
+        return value, (model_state, terms)
+    if config.loss.over == "batch":
+        rows = encoded(lambda *part: encode(*part)[0], batch, parts, key)
+        value, terms = total(rows, groups)
+        return value, (state.model_state, terms)
+
+    def of_part(part: Any, key: Key[Array, ""]) -> tuple[Float[Array, ""], Terms]:
+        batch, groups = part
+        return total(encode(batch, key)[0], groups)
+
+    value, terms = mean_over_parts(of_part, (batch, groups), parts, key)
+    return value, (state.model_state, terms)
+
+
+def _drawn(config: TrainConfig, tokens: Array, key: Key[Array, ""]) -> Rows:
+    """Returns what is drawn for the whole batch, so that its parts do not change it."""
+    decoder = config.model.decoder
+    if not config.loss.caption_weight or not isinstance(decoder, CappaDecoderConfig):
+        return {}
+    if not decoder.parallel_share:
+        return {}
+    key = jax.random.fold_in(key, _PARALLEL_STREAM)
+    return {"parallel": parallel_captions(key, len(tokens), decoder.parallel_share)}
+
+
+def _outputs(config: TrainConfig, model: DualEncoder, batch: Any, key: Key[Array, ""]) -> Rows:
+    images, tokens, drawn = batch
+    if not config.loss.caption_weight:
+        return {"images": model.encode_image(images, key), "texts": model.encode_text(tokens)}
+    image, text, captions = model.captioning_inputs(images, tokens, key, drawn.get("parallel"))
+    hidden, kernel, bias, targets, counted = captions
+    losses = token_losses(hidden, kernel, bias, targets, block=config.loss.caption_block)
+    return {
+        "images": image,
+        "texts": text,
+        # Sums of a caption: what a part of the batch hands on, instead of its hidden states.
+        "caption_losses": jnp.where(counted, losses, 0.0).sum(axis=1),
+        "caption_tokens": counted.sum(axis=1),
+    }
+
+
+def _teacher_outputs(teacher: Teacher, batch: Any) -> Rows:
+    model = with_params(teacher.config, teacher.params)
+    images, tokens = batch[:2]
+    found = {
+        "teacher_images": model.encode_image(images),
+        "teacher_texts": model.encode_text(tokens),
+    }
+    return jax.lax.stop_gradient(found)
+
+
+def _taught(teacher: Teacher, weights: Mapping[str, float], rows: Rows, scale: Array) -> Terms:
+    images, texts = rows["images"], rows["texts"]
+    theirs = rows["teacher_images"], rows["teacher_texts"]
+    terms: Terms = {}
+    if weights["distillation"]:
+        their_scale = jnp.exp(teacher.params["log_logit_scale"])
+        terms["distillation"] = teacher.loss(images, texts, scale, *theirs, their_scale)
+    if weights["feature"]:
+        terms["feature"] = (feature_loss(images, theirs[0]) + feature_loss(texts, theirs[1])) / 2
+    return terms
