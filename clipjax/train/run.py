@@ -25,6 +25,7 @@ from clipjax.evals.tasks import flat_metrics, make_tasks
 from clipjax.inference.encoder import Encoder
 from clipjax.losses import make_loss
 from clipjax.models import num_params
+from clipjax.models.attention_notes import attention_notes
 from clipjax.models.cost import trained_pair_forward_flops
 from clipjax.optim import make_optimizer
 from clipjax.train.loop import Actions, Loop, Meter
@@ -106,6 +107,10 @@ def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any
                 results.update(to_json(scores))
 
             _say(_headline(config, source, mesh.size, first_step))
+            most = config.data.max_patches if config.data.image_mode == "naflex" else None
+            with jax.set_mesh(mesh):
+                for line in attention_notes(config.model, most):
+                    _say(line)
             for line in (
                 forecast(data.order, source, config.num_steps) if config.data.mixture else ()
             ):
