@@ -21,6 +21,9 @@ class ComputeConfig:
 
     Attributes:
         dtype: of activations and matrix products; parameters stay float32.
+        reduce_dtype: in which the devices add up their gradients of the kernels of linear maps and
+            convolutions, nearly all of the bytes; None for `dtype`. float32 moves twice as many as
+            bfloat16, and its sum over many devices is not rounded to eight bits at each.
         attention: what computes it. xla: products and a softmax; cudnn: NVIDIA's fused kernel,
             which keeps no matrix of scores, in bfloat16 only and without masks of single tokens;
             auto: cudnn where it can be, otherwise xla.
@@ -33,11 +36,17 @@ class ComputeConfig:
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
+    reduce_dtype: Literal["float32", "bfloat16"] | None = None
     attention: AttentionImplementation = "auto"
     remat: Remat = "none"
     scan_layers: bool = False
 
     def __post_init__(self):
+        if self.reduce_dtype == "bfloat16" and self.dtype == "float32":
+            raise ValueError(
+                "reduce_dtype='bfloat16' with dtype='float32': gradients that are computed in "
+                "float32 are added up in it. Set dtype='bfloat16', or leave reduce_dtype out."
+            )
         if self.attention == "cudnn" and self.dtype == "float32":
             raise ValueError(
                 "attention='cudnn' with dtype='float32': cuDNN has no attention in float32. Set "

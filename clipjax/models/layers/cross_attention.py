@@ -3,6 +3,7 @@
 Source: Vaswani et al. 2017, section 3.2.3, https://arxiv.org/abs/1706.03762.
 """
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
@@ -108,9 +109,12 @@ class CrossAttention(nnx.Module):
         Float[Array, "batch seen heads dim"],
     ]:
         if self.fused:
-            kernel = self.qkv.kernel[...].astype(x.dtype)
-            query = jnp.einsum("btw,whd->bthd", x, kernel[:, 0])
-            pair = jnp.einsum("bsw,wkhd->bskhd", context, kernel[:, 1:])
+            # As the layer itself would do it, whose gradient may be one that ends in float32.
+            x, kernel, _ = self.qkv.promote_dtype((x, self.qkv.kernel[...], None), dtype=x.dtype)
+            dims = (((2,), (0,)), ((), ()))
+            product = self.qkv.dot_general or jax.lax.dot_general
+            query = product(x, kernel[:, 0], dims)
+            pair = product(context, kernel[:, 1:], dims)
             bias = self.qkv.bias
         else:
             query, pair = self.query(x), self.key_value(context)
