@@ -59,6 +59,12 @@ def test_files_are_short_and_named_after_what_they_hold():
         assert path.stem not in ("utils", "util", "common", "helpers", "base", "misc"), path
 
 
+def test_attention_goes_through_one_function():
+    for path in SOURCES:
+        if path.name != "dot_product.py":
+            assert "dot_product_attention" not in path.read_text(), f"{path}: call `attend`"
+
+
 def test_no_registry_host_and_no_machine_path_is_written_down():
     hosts = re.compile(r"https?://[^ ]*(pypi|pythonhosted|npmjs|debian)|--(extra-)?index-url")
     homes = re.compile(r"/(home|root|Users)/\w")

@@ -1,5 +1,6 @@
 """Measures speed: a train step and a tokenizer against a rival's, losses, host time around a step.
 
+clipjax bench step --preset ViT-B-16 --dtype bfloat16 --batch_size 256,512 --remat names
 clipjax bench step --vs open_clip --json -
 clipjax bench tokenizer --vs open_clip --json -
 clipjax bench dispatch --preset ViT-B-32
@@ -8,10 +9,13 @@ clipjax bench load --preset ViT-L-14 --json -
 """
 
 import argparse
+import os
 import sys
-from typing import Any
+from typing import Any, get_args
 
 from clipjax.cli.parser import Parser, simulate_devices
+from clipjax.config import ComputeConfig, UsageError
+from clipjax.config.fields import AttentionImplementation, Remat
 
 
 def configure(parser: Parser) -> None:
@@ -20,18 +24,51 @@ def configure(parser: Parser) -> None:
 
     step = benchmarks.add_parser(
         "step",
-        help="time a whole train step on CPU, taking turns with a rival's",
-        description="Times whole train steps in float32 on CPU (forward, loss, backward, clipping, "
-        "AdamW), layers unrolled, against the same model and batch in another library. Two "
+        help="time a whole train step: alone, or taking turns with a rival's",
+        description="Times whole train steps (forward, loss, backward, clipping, AdamW) on the "
+        "devices that JAX finds, and prints a table: ms, samples/s, TFLOP/s of a device and MFU, "
+        "from the FLOPs of the model (recomputation does not count) and the data sheet's peak in "
+        "bfloat16. With --vs, the same model and batch in another library on one device: two "
         "processes take turns, one step a turn, and who begins changes from round to round; the "
         "ratio is the median over the rounds, with a 95 % bootstrap interval. Needs pip install "
         "'clipjax[parity]'.",
     )
-    _add_rival(step)
+    step.add_argument(
+        "--vs",
+        choices=["none", "open_clip"],
+        default="none",
+        help="the rival (default: %(default)s)",
+    )
     _add_preset(step)
-    _add_count(step, "--batch_size", 16, "pairs of a step")
-    _add_count(step, "--rounds", 9, "timed steps of each")
-    _add_count(step, "--threads", 2, "CPUs that either may use")
+    step.add_argument(
+        "--batch_size",
+        type=_counts,
+        default=[16],
+        metavar="N[,N...]",
+        help="pairs of a step, over all devices (default: 16)",
+    )
+    _add_count(step, "--rounds", 9, "timed rounds of each")
+    step.add_argument(
+        "--threads",
+        type=_count,
+        metavar="N",
+        help="with --vs, CPUs that either may use (default: 2, beside a GPU all)",
+    )
+    step.add_argument(
+        "--device", choices=["cpu", "gpu"], help="(default: what JAX finds, a GPU with --vs)"
+    )
+    for flag, values, meaning in (
+        ("dtype", ["float32", "bfloat16"], "of activations and products"),
+        ("remat", list(get_args(Remat)), "what the backward pass finds saved"),
+        ("attention", list(get_args(AttentionImplementation)), "what computes attention"),
+        ("reduce_dtype", ["float32", "bfloat16"], "in which devices add up gradients"),
+    ):
+        default = getattr(ComputeConfig(), flag)
+        told = default or "that of --dtype"
+        step.add_argument(
+            f"--{flag}", choices=values, default=default, help=f"{meaning} (default: {told})"
+        )
+    step.add_argument("--scan_layers", action="store_true", help="one compiled block for all")
 
     tokenizer = benchmarks.add_parser(
         "tokenizer",
@@ -119,14 +156,38 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         from clipjax.cli.bench_tokenizer import tokenizer_figures
 
         return tokenizer_figures(rival=args.vs, rounds=args.rounds, count=args.captions)
+    return _step(args)
+
+
+def _step(args: argparse.Namespace) -> dict[str, Any]:
+    fields = ("dtype", "remat", "attention", "reduce_dtype", "scan_layers")
+    compute = {name: getattr(args, name) for name in fields}
+    try:
+        ComputeConfig(**compute)
+    except ValueError as error:
+        raise UsageError(f"clipjax bench step: {error}") from error
+    if args.vs == "none":
+        if args.threads:
+            raise UsageError("--threads: belongs to --vs; alone, a step takes all CPUs.")
+        if args.device:
+            os.environ["JAX_PLATFORMS"] = {"cpu": "cpu", "gpu": "cuda"}[args.device]
+        from clipjax.cli.bench_alone import alone_figures
+
+        return alone_figures(
+            args.preset, batch_sizes=args.batch_size, rounds=args.rounds, compute=compute
+        )
+    if len(args.batch_size) > 1:
+        raise UsageError("--batch_size: with --vs, one batch size at a time.")
     from clipjax.cli.bench_step import step_figures
 
     return step_figures(
         args.preset,
         rival=args.vs,
-        batch_size=args.batch_size,
+        batch_size=args.batch_size[0],
         rounds=args.rounds,
         threads=args.threads,
+        compute=compute,
+        device=args.device,
     )
 
 
@@ -149,6 +210,10 @@ def _add_count(parser: argparse.ArgumentParser, flag: str, default: int, meaning
     parser.add_argument(
         flag, type=_count, default=default, metavar="N", help=f"{meaning} (default: %(default)s)"
     )
+
+
+def _counts(text: str) -> list[int]:
+    return [_count(part) for part in text.split(",")]
 
 
 def _count(text: str) -> int:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from clipjax.cli.bench_table import table
 from clipjax.config import TrainConfig
 from clipjax.config.presets import preset
 from clipjax.core.mesh import make_mesh
@@ -44,6 +45,19 @@ def dispatch_figures(preset_name: str, *, steps: int) -> dict[str, Any]:
         "platform": jax.default_backend(),
         "load_average": os.getloadavg()[0],
     }
+    print(
+        table(
+            [
+                {
+                    "device": f"1 x {jax.devices()[0].device_kind}",
+                    "dtype": config.model.compute.dtype,
+                    "leaves": step.leaves,
+                    "ms": figures["median_ms"],
+                    "p90_ms": figures["p90_ms"],
+                }
+            ]
+        )
+    )
     print(
         f"{preset_name}, layers unrolled: {figures['leaves']} arrays in and out, "
         f"{figures['aliased_leaves']} of them passed on in place\n"

@@ -3,19 +3,18 @@
 import importlib.util
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clipjax.cli.bench_turns import Worker
+from clipjax.cli.bench_table import speed, table
+from clipjax.cli.bench_turns import LEARNING_RATE, Worker
 from clipjax.config import UsageError, UserError
 from clipjax.config.presets import preset
 
 OURS = "clipjax"
-# Small, so that many steps on one batch of noise stay finite; it costs what any rate does.
-_LEARNING_RATE = 1e-5
 _WARMUP_STEPS = 2
 _RESAMPLES = 10_000
 
@@ -24,7 +23,14 @@ RIVALS = {"open_clip": (("torch", "open_clip"), "open_clip_step.py")}
 
 
 def step_figures(
-    preset_name: str, *, rival: str, batch_size: int, rounds: int, threads: int
+    preset_name: str,
+    *,
+    rival: str,
+    batch_size: int,
+    rounds: int,
+    threads: int | None,
+    compute: Mapping[str, Any],
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Times both, prints the rounds and returns the figures.
 
@@ -33,7 +39,10 @@ def step_figures(
         rival: a key of `RIVALS`.
         batch_size: pairs of a step.
         rounds: timed steps of each, after two that are not timed.
-        threads: CPUs of each; the same ones, as only one of the two runs at a time.
+        threads: CPUs of each; the same ones, as only one of the two runs at a time. None for two
+            on CPU and all beside a GPU.
+        compute: fields of `ComputeConfig`; the rival takes the dtype.
+        device: cpu or gpu; None for a GPU where there is one of NVIDIA's.
 
     Raises:
         UserError: if a package is missing or a process fails.
@@ -50,21 +59,28 @@ def step_figures(
     if not hasattr(os, "sched_getaffinity"):
         raise UserError("clipjax bench step: pins processes to CPUs, for which it needs Linux.")
     available = len(os.sched_getaffinity(0))
+    device = device or ("gpu" if Path("/dev/nvidiactl").exists() else "cpu")
+    if threads is None:
+        threads = available if device == "gpu" else min(2, available)
     if threads > available:
         raise UsageError(f"--threads={threads}: this process may use {available} CPUs.")
 
     options = {
         "preset": preset_name,
         "batch_size": batch_size,
-        "learning_rate": _LEARNING_RATE,
+        "learning_rate": LEARNING_RATE,
+        "compute": dict(compute),
     }
     load_before = os.getloadavg()[0]
     with (
-        Worker(OURS, ["-m", "clipjax.cli.bench_ours"], options, threads) as ours,
-        Worker(rival, [str(Path(__file__).parent / "rivals" / script)], options, threads) as theirs,
+        Worker(OURS, ["-m", "clipjax.cli.bench_ours"], options, threads, device) as ours,
+        Worker(
+            rival, [str(Path(__file__).parent / "rivals" / script)], options, threads, device
+        ) as theirs,
     ):
         print(
-            f"{preset_name}, batch {batch_size}, float32, layers unrolled; each process is pinned "
+            f"{preset_name}, batch {batch_size}, on the {device}, "
+            f"{', '.join(f'{name} {value}' for name, value in compute.items())}; each is pinned "
             f"to the same {threads} CPUs (sched_setaffinity), which sets XLA's threads; torch has "
             f"set_num_threads({threads})"
         )
@@ -78,17 +94,31 @@ def step_figures(
     ratios = [row[OURS] / row[rival] for row in rows]
     cpu_ratios = [row[f"{OURS}_cpu"] / row[f"{rival}_cpu"] for row in rows]
     low, high = median_interval(ratios)
+    medians = {n: statistics.median(row[n] for row in rows) for n in reports}
+    flops = {"batch_size": batch_size, "pair_flops": reports[OURS]["pair_flops"], "devices": 1}
+    speeds = [
+        {
+            "program": name,
+            "device": f"1 x {reports[OURS]['device']}",
+            "dtype": compute["dtype"],
+            "batch_size": batch_size,
+            **speed(seconds, **flops, peak=reports[OURS]["peak_flops"]),
+        }
+        for name, seconds in medians.items()
+    ]
     figures = {
+        "speeds": speeds,
         "ratio": statistics.median(ratios),
         "ratio_interval": [low, high],
         "cpu_ratio": statistics.median(cpu_ratios),
-        "median_seconds": {n: statistics.median(row[n] for row in rows) for n in reports},
+        "median_seconds": medians,
         "rows": rows,
         "idle_cpu_share": idle,
         "jit_cache_entries": reports[OURS]["cache_size"],
         "parameters": reports[OURS]["parameters"],
         "preset": preset_name,
         "batch_size": batch_size,
+        "compute": dict(compute),
         "rounds": rounds,
         "threads": threads,
         "versions": [report["version"] for report in reports.values()],
@@ -141,9 +171,8 @@ def median_interval(values: Sequence[float], seed: int = 0) -> tuple[float, floa
 
 def _print(figures: dict[str, Any], rival: str) -> None:
     low, high = figures["ratio_interval"]
-    medians = figures["median_seconds"]
+    print(table(figures["speeds"]))
     print(
-        f"median {OURS} {1e3 * medians[OURS]:.0f} ms, {rival} {1e3 * medians[rival]:.0f} ms\n"
         f"ratio {OURS} / {rival} {figures['ratio']:.3f} (95 % interval {low:.3f} to {high:.3f}, "
         f"{figures['rounds']} rounds), of CPU time {figures['cpu_ratio']:.3f}\n"
         f"entries in the jit cache {figures['jit_cache_entries']}; "

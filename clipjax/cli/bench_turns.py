@@ -21,6 +21,9 @@ from clipjax.config import UserError
 Answer = dict[str, Any]
 Orders = Mapping[str, Callable[[], Answer]]
 
+# Small, so that many steps on one batch of noise stay finite; it costs what any rate does.
+LEARNING_RATE = 1e-5
+
 
 class Worker:
     """The far end of a process that runs `serve`; use it in a `with` statement.
@@ -30,9 +33,17 @@ class Worker:
         command: after the Python interpreter.
         options: handed to the worker, as JSON.
         threads: CPUs that it may use.
+        device: cpu or gpu.
     """
 
-    def __init__(self, name: str, command: list[str], options: Mapping[str, Any], threads: int):
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        options: Mapping[str, Any],
+        threads: int,
+        device: str = "cpu",
+    ):
         self.name = name
         self._resources = contextlib.ExitStack()
         # A file and not a pipe: nobody reads it unless the worker fails.
@@ -42,7 +53,11 @@ class Worker:
         path = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         flags = os.environ.get("XLA_FLAGS", "")
         self._process = subprocess.Popen(
-            [sys.executable, *command, json.dumps({**options, "threads": threads})],
+            [
+                sys.executable,
+                *command,
+                json.dumps({**options, "threads": threads, "device": device}),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -51,7 +66,8 @@ class Worker:
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(filter(None, path)),
                 "OMP_NUM_THREADS": str(threads),
-                "JAX_PLATFORMS": "cpu",
+                "JAX_PLATFORMS": "cpu" if device == "cpu" else "cuda",
+                "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the other needs memory of the GPU too
                 "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=1".strip(),
                 "HF_HUB_OFFLINE": "1",
             },
@@ -136,18 +152,26 @@ def timed(step: Callable[[], float]) -> Answer:
     return {"seconds": seconds, "cpu_seconds": cpu_seconds, "loss": loss}
 
 
-def random_batch(batch_size: int, image_size: int, context_length: int) -> dict[str, Any]:
-    """Returns images of noise and texts of random length that end with CLIP's end token.
+def random_batch(
+    batch_size: int, image_size: int, context_length: int, vocab_size: int = 49408
+) -> dict[str, Any]:
+    """Returns images of noise and texts of random length that end with the end token.
 
     Every worker makes the same: NumPy arrays as our data pipeline gives them.
+
+    Args:
+        batch_size: pairs.
+        image_size: in pixels.
+        context_length: tokens of a text, padding included.
+        vocab_size: the last two ids are start and end, as in CLIP's.
     """
     import numpy as np
 
     rng = np.random.default_rng(0)
-    tokens = rng.integers(1, 49406, (batch_size, context_length), np.int32)
-    tokens[:, 0] = 49406
+    tokens = rng.integers(1, vocab_size - 2, (batch_size, context_length), np.int32)
+    tokens[:, 0] = vocab_size - 2
     ends = rng.integers(1, context_length, batch_size)
     tokens[np.arange(context_length) >= ends[:, None]] = 0
-    tokens[np.arange(batch_size), ends] = 49407
+    tokens[np.arange(batch_size), ends] = vocab_size - 1
     images = rng.integers(0, 256, (batch_size, image_size, image_size, 3), np.uint8)
     return {"images": images, "tokens": tokens}

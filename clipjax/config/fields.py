@@ -3,7 +3,8 @@
 from typing import Any, Literal
 
 Activation = Literal["gelu", "quick_gelu", "gelu_tanh", "silu", "relu"]
-Remat = Literal["none", "names", "dots", "full"]
+Remat = Literal["none", "dots", "names", "qkv_attn", "attn", "full"]
+AttentionImplementation = Literal["auto", "xla", "cudnn"]
 
 
 def check_positive(**sizes: int | tuple[int, ...]) -> None:

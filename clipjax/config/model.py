@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from clipjax.config.fields import Remat, check_positive
+from clipjax.config.fields import AttentionImplementation, Remat, check_positive
 from clipjax.config.image_towers import EfficientNetConfig, ImageConfig, ViTConfig
 from clipjax.config.text_towers import (
     BertConfig,
@@ -21,16 +21,37 @@ class ComputeConfig:
 
     Attributes:
         dtype: of activations and matrix products; parameters stay float32.
-        remat: what the backward pass finds saved. none: everything; names: the outputs of the
-            qkv, attention and first MLP products, and of convolutions; dots: all matrix products
-            and convolutions; full: only the input of each block.
+        reduce_dtype: in which the devices add up their gradients of the kernels of linear maps and
+            convolutions, nearly all of the bytes; None for `dtype`. float32 moves twice as many as
+            bfloat16, and its sum over many devices is not rounded to eight bits at each.
+        attention: what computes it. xla: products and a softmax; cudnn: NVIDIA's fused kernel,
+            which keeps no matrix of scores, in bfloat16 only and without masks of single tokens;
+            auto: cudnn where it can be, otherwise xla.
+        remat: what the backward pass finds saved, from most to least. none: everything; dots: all
+            matrix products and convolutions; names: the outputs of the qkv, attention and first
+            MLP products, and of convolutions; qkv_attn: those without the MLP's; attn: those of
+            attention alone; full: only the input of each block.
         scan_layers: one compiled block looped over stacked parameters (compiles faster, runs
             slower on CPU) instead of unrolled blocks.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
+    reduce_dtype: Literal["float32", "bfloat16"] | None = None
+    attention: AttentionImplementation = "auto"
     remat: Remat = "none"
     scan_layers: bool = False
+
+    def __post_init__(self):
+        if self.reduce_dtype == "bfloat16" and self.dtype == "float32":
+            raise ValueError(
+                "reduce_dtype='bfloat16' with dtype='float32': gradients that are computed in "
+                "float32 are added up in it. Set dtype='bfloat16', or leave reduce_dtype out."
+            )
+        if self.attention == "cudnn" and self.dtype == "float32":
+            raise ValueError(
+                "attention='cudnn' with dtype='float32': cuDNN has no attention in float32. Set "
+                "dtype='bfloat16', or attention='auto', which takes XLA in float32."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

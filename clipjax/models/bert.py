@@ -19,7 +19,8 @@ _STD = 0.02
 class PostNormBlock(nnx.Module):
     """norm(x + attention(x)), then norm(x + mlp(x))."""
 
-    def __init__(self, config: BertConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: BertConfig, *, compute: ComputeConfig, rngs: nnx.Rngs):
+        dtype = jnp.dtype(compute.dtype)
         self.attn = Attention(
             config.width,
             config.num_heads,
@@ -28,6 +29,7 @@ class PostNormBlock(nnx.Module):
             out_std=_STD,
             dtype=dtype,
             rngs=rngs,
+            implementation=compute.attention,
         )
         self.ln_1 = layer_norm(config.width, config.norm_eps, dtype, rngs)
         self.mlp = Mlp(
@@ -85,7 +87,7 @@ class Bert(nnx.Module):
         self.norm = layer_norm(width, config.norm_eps, dtype, rngs)
 
         def block(rngs: nnx.Rngs) -> PostNormBlock:
-            return PostNormBlock(config, dtype=dtype, rngs=rngs)
+            return PostNormBlock(config, compute=compute, rngs=rngs)
 
         self.blocks = Blocks(block, config.depth, compute=compute, rngs=rngs)
         if config.has_pooler:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int32, Key
 
-from clipjax.config import CappaDecoderConfig, DualEncoderConfig
+from clipjax.config import CappaDecoderConfig, ComputeConfig, DualEncoderConfig
 from clipjax.config.errors import UsageError
 from clipjax.core.partition import constrain_batch, gather_table
 from clipjax.models.layers.attention import keys_seen
@@ -22,9 +22,14 @@ class CappaBlock(nnx.Module):
     """Self-attention, attention to the image and MLP, each behind a norm; attention has no bias."""
 
     def __init__(
-        self, config: CappaDecoderConfig, image_width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
+        self,
+        config: CappaDecoderConfig,
+        image_width: int,
+        *,
+        compute: ComputeConfig,
+        rngs: nnx.Rngs,
     ):
-        width = config.width
+        width, dtype = config.width, jnp.dtype(compute.dtype)
 
         def attention(context_width: int) -> CrossAttention:
             return CrossAttention(
@@ -36,6 +41,7 @@ class CappaBlock(nnx.Module):
                 out_std=width**-0.5,
                 dtype=dtype,
                 rngs=rngs,
+                implementation=compute.attention,
             )
 
         def norm() -> nnx.LayerNorm:
@@ -99,7 +105,7 @@ class CappaDecoder(nnx.Module):
         )
 
         def block(rngs: nnx.Rngs) -> CappaBlock:
-            return CappaBlock(decoder, config.image_token_width, dtype=dtype, rngs=rngs)
+            return CappaBlock(decoder, config.image_token_width, compute=config.compute, rngs=rngs)
 
         self.blocks = Blocks(block, decoder.depth, compute=config.compute, rngs=rngs)
         self.norm = layer_norm(width, decoder.norm_eps, dtype, rngs)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from clipjax.config import CocaDecoderConfig, DualEncoderConfig
+from clipjax.config import CocaDecoderConfig, ComputeConfig, DualEncoderConfig
 from clipjax.core.partition import constrain_batch
 from clipjax.models.layers.block import Block, Blocks, layer_norm
 from clipjax.models.layers.cross_attention import Context, CrossBlock, Tokens
@@ -13,7 +13,8 @@ from clipjax.models.layers.cross_attention import Context, CrossBlock, Tokens
 class CaptionBlock(nnx.Module):
     """A causal block over the text, then a block that reads the image."""
 
-    def __init__(self, config: CocaDecoderConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: CocaDecoderConfig, *, compute: ComputeConfig, rngs: nnx.Rngs):
+        dtype = jnp.dtype(compute.dtype)
         self.text_block = Block(
             config.width,
             config.num_heads,
@@ -24,6 +25,7 @@ class CaptionBlock(nnx.Module):
             norm_eps=config.norm_eps,
             dtype=dtype,
             rngs=rngs,
+            implementation=compute.attention,
         )
         self.image_block = CrossBlock(
             config.width,
@@ -34,6 +36,7 @@ class CaptionBlock(nnx.Module):
             norm_eps=config.norm_eps,
             dtype=dtype,
             rngs=rngs,
+            implementation=compute.attention,
         )
 
     def __call__(
@@ -61,7 +64,7 @@ class CocaDecoder(nnx.Module):
         dtype = jnp.dtype(config.compute.dtype)
 
         def block(rngs: nnx.Rngs) -> CaptionBlock:
-            return CaptionBlock(decoder, dtype=dtype, rngs=rngs)
+            return CaptionBlock(decoder, compute=config.compute, rngs=rngs)
 
         self.blocks = Blocks(block, decoder.depth, compute=config.compute, rngs=rngs)
         self.norm = layer_norm(decoder.width, decoder.norm_eps, dtype, rngs)

@@ -6,12 +6,13 @@ depend on the batch it came in.
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Key
 
 from clipjax.config import ComputeConfig, ConvNetConfig
-from clipjax.config.fields import Activation
+from clipjax.config.fields import Activation, Remat
 from clipjax.core.partition import constrain_batch
-from clipjax.models.layers.block import ACTIVATIONS, layer_norm
+from clipjax.models.layers.block import ACTIVATIONS, layer_norm, rematerialised
 
 FeatureMap = Float[Array, "batch height width channels"]
 
@@ -46,8 +47,8 @@ class ResidualBlock(nnx.Module):
         """Returns the feature map after two convolutions."""
         x = constrain_batch(x)
         act = ACTIVATIONS[self.activation]
-        y = self.conv_1(act(self.norm_1(x)))
-        return x + self.conv_2(act(self.norm_2(y)))
+        y = checkpoint_name(self.conv_1(act(self.norm_1(x))), "conv")
+        return x + checkpoint_name(self.conv_2(act(self.norm_2(y))), "conv")
 
 
 class ConvNet(nnx.Module):
@@ -57,6 +58,7 @@ class ConvNet(nnx.Module):
         self, config: ConvNetConfig, embed_dim: int, *, compute: ComputeConfig, rngs: nnx.Rngs
     ):
         self.dtype = jnp.dtype(compute.dtype)
+        self.remat: Remat = compute.remat
         self.stem = _conv(3, config.widths[0], self.dtype, rngs, stride=config.stem_stride)
         self.activation: Activation = config.activation
         norms, downs, stages = [], [], []
@@ -85,11 +87,11 @@ class ConvNet(nnx.Module):
     ) -> Float[Array, "batch embed"]:
         """Returns one embedding per image, not normalised; training changes nothing."""
         del train_key
-        act = ACTIVATIONS[self.activation]
+        act, run = ACTIVATIONS[self.activation], rematerialised(self.remat)
         x = self.stem(pixels.astype(self.dtype))
         for i, stage in enumerate(self.stages):
             if i:
                 x = self.downs[i - 1](act(self.norms[i - 1](x)))
             for block in stage:
-                x = block(x)
+                x, _ = run(block, x)
         return self.project(self.norm(x.mean(axis=(1, 2))))

@@ -112,11 +112,12 @@ def _flops(tower: TowerConfig, embed_dim: int, inputs: int | tuple[tuple[int, ..
     """
     # One block is traced for all of them.
     graph, state = nnx.split(abstract_tower(tower, embed_dim, ComputeConfig(scan_layers=True)))
-    item = _patches(tower, inputs) if isinstance(inputs, int) else jax.ShapeDtypeStruct(*inputs)
+    item = patch_shapes(tower, inputs) if isinstance(inputs, int) else jax.ShapeDtypeStruct(*inputs)
     return program_flops(lambda state, item: nnx.merge(graph, state)(item), state, item)
 
 
-def _patches(tower: TowerConfig, count: int) -> Patches:
+def patch_shapes(tower: TowerConfig, count: int) -> Patches:
+    """Returns shapes and dtypes of one image as `count` patches; only for a vit."""
     assert isinstance(tower, ViTConfig)
     return Patches(
         values=jax.ShapeDtypeStruct((1, count, 3 * tower.patch_size**2), jnp.float32),

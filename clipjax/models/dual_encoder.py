@@ -19,6 +19,7 @@ from clipjax.models.convnet import ConvNet
 from clipjax.models.convnext import ConvNeXt
 from clipjax.models.efficientnet import EfficientNet
 from clipjax.models.eva import Eva
+from clipjax.models.layers.reduction import reduce_in_float32
 from clipjax.models.modern_text import ModernText
 from clipjax.models.patches import Patches
 from clipjax.models.resnet import ResNet
@@ -93,6 +94,8 @@ class DualEncoder(nnx.Module):
             self.logit_bias = nnx.Param(jnp.array(config.init_logit_bias, jnp.float32), axes=())
         if config.decoder is not None:
             self.decoder = DECODERS[config.decoder.kind](config, rngs=rngs)
+        if config.compute.reduce_dtype == "float32" and config.compute.dtype != "float32":
+            reduce_in_float32(self)
 
     def encode_image(
         self,

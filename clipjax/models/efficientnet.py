@@ -9,11 +9,14 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Key
 
 from clipjax.config import ComputeConfig, EfficientNetConfig
+from clipjax.config.fields import Remat
 from clipjax.core.partition import constrain_batch
 from clipjax.models.layers.batch_norm import BatchNorm
+from clipjax.models.layers.block import rematerialised
 
 FeatureMap = Float[Array, "batch height width channels"]
 NextMap = Float[Array, "batch rows columns outputs"]
@@ -123,7 +126,7 @@ class ConvNorm(nnx.Module):
 
     def __call__(self, x: FeatureMap, *, train: bool) -> NextMap:
         """Returns the normalised map."""
-        return self.norm(self.conv(x), train=train)
+        return self.norm(checkpoint_name(self.conv(x), "conv"), train=train)
 
 
 class SqueezeExcite(nnx.Module):
@@ -197,6 +200,7 @@ class EfficientNet(nnx.Module):
     ):
         dtype = jnp.dtype(compute.dtype)
         self.config, self.dtype = config, dtype
+        self.remat: Remat = compute.remat
         self.stem = ConvNorm(
             3,
             config.scaled(32),
@@ -235,8 +239,10 @@ class EfficientNet(nnx.Module):
         """
         train = train_key is not None
         x = jax.nn.silu(self.stem(pixels.astype(self.dtype), train=train))
+        run = rematerialised(self.remat, train=train)
         for block in self.blocks:
-            x = block(x, train=train)
+            x, moved = run(block, x)
+            nnx.update(block, moved)
         if self.config.head:
             x = jax.nn.silu(self.head(x, train=train))
         x = x.mean(axis=(1, 2))

@@ -21,7 +21,8 @@ class EvaBlock(nnx.Module):
     Initialised with deviation 0.02, residual outputs with 0.02 (2 depth)^-0.5.
     """
 
-    def __init__(self, config: EvaConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: EvaConfig, *, compute: ComputeConfig, rngs: nnx.Rngs):
+        dtype = jnp.dtype(compute.dtype)
         out_std = _STD * (2 * config.depth) ** -0.5
         self.post_norm = config.post_norm
         self.norm1 = layer_norm(config.width, config.norm_eps, dtype, rngs)
@@ -36,6 +37,7 @@ class EvaBlock(nnx.Module):
             out_std=out_std,
             dtype=dtype,
             rngs=rngs,
+            implementation=compute.attention,
         )
         self.norm2 = layer_norm(config.width, config.norm_eps, dtype, rngs)
         if config.swiglu:
@@ -102,7 +104,7 @@ class Eva(nnx.Module):
         )
 
         def block(rngs: nnx.Rngs) -> EvaBlock:
-            return EvaBlock(config, dtype=dtype, rngs=rngs)
+            return EvaBlock(config, compute=compute, rngs=rngs)
 
         self.blocks = Blocks(block, config.depth, compute=compute, rngs=rngs)
         self.norm = layer_norm(width, config.norm_eps, dtype, rngs)

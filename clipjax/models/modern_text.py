@@ -26,7 +26,8 @@ class ModernBlock(nnx.Module):
     Initialised with width^-0.5, residual outputs with width^-0.5 (2 depth)^-0.5.
     """
 
-    def __init__(self, config: ModernTextConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: ModernTextConfig, *, compute: ComputeConfig, rngs: nnx.Rngs):
+        dtype = jnp.dtype(compute.dtype)
         std = config.width**-0.5
         out_std = std * (2 * config.depth) ** -0.5
         self.norm1 = rms_norm(config.width, config.norm_eps, dtype, rngs)
@@ -41,6 +42,7 @@ class ModernBlock(nnx.Module):
             out_std=out_std,
             dtype=dtype,
             rngs=rngs,
+            implementation=compute.attention,
         )
         self.norm2 = rms_norm(config.width, config.norm_eps, dtype, rngs)
         self.mlp = GatedMlp(
@@ -76,7 +78,7 @@ class ModernText(nnx.Module):
         )
 
         def block(rngs: nnx.Rngs) -> ModernBlock:
-            return ModernBlock(config, dtype=dtype, rngs=rngs)
+            return ModernBlock(config, compute=compute, rngs=rngs)
 
         self.blocks = Blocks(block, config.depth, compute=compute, rngs=rngs)
         self.norm = rms_norm(width, config.norm_eps, dtype, rngs)

@@ -13,11 +13,12 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Key
 
 from clipjax.config import ComputeConfig, ResNetConfig
-from clipjax.config.fields import Remat
+from clipjax.config.fields import AttentionImplementation, Remat
 from clipjax.core.partition import constrain_batch
 from clipjax.models.layers.attention import merged_heads
 from clipjax.models.layers.batch_norm import BatchNorm
 from clipjax.models.layers.block import Blocks, gradient_once, rematerialised
+from clipjax.models.layers.dot_product import attend
 
 FeatureMap = Float[Array, "batch height width channels"]
 SmallerMap = Float[Array, "batch rows columns outputs"]
@@ -148,7 +149,9 @@ class MeanQueryPool(nnx.Module):
         *,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
+        implementation: AttentionImplementation = "auto",
     ):
+        self.implementation: AttentionImplementation = implementation
         heads = (num_heads, width // num_heads)
         normal = nnx.initializers.normal(width**-0.5)
         self.dtype = dtype
@@ -180,8 +183,11 @@ class MeanQueryPool(nnx.Module):
         x = jnp.concatenate([x.mean(axis=1, keepdims=True), x], axis=1)
         x = x + self.positions[...].astype(self.dtype)
         key_value = self.key_value(x)
-        read = jax.nn.dot_product_attention(
-            self.query(x[:, :1]), key_value[:, :, 0], key_value[:, :, 1]
+        read = attend(
+            self.query(x[:, :1]),
+            key_value[:, :, 0],
+            key_value[:, :, 1],
+            implementation=self.implementation,
         )
         return self.out(read)[:, 0]
 
@@ -215,6 +221,7 @@ class ResNet(nnx.Module):
             embed_dim,
             dtype=self.dtype,
             rngs=rngs,
+            implementation=compute.attention,
         )
 
     def __call__(

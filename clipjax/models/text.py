@@ -50,6 +50,7 @@ class TextTransformer(nnx.Module):
                 dtype=dtype,
                 rngs=rngs,
                 layer_scale=config.layer_scale,
+                implementation=compute.attention,
             )
 
         self.blocks = Blocks(block, config.depth, compute=compute, rngs=rngs)

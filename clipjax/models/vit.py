@@ -66,6 +66,7 @@ class ViT(nnx.Module):
                 rngs=rngs,
                 layer_scale=config.layer_scale,
                 qkv_bias=config.qkv_bias,
+                implementation=compute.attention,
             )
 
         self.blocks = Blocks(block, config.depth, compute=compute, rngs=rngs)
@@ -80,6 +81,7 @@ class ViT(nnx.Module):
                 norm_eps=config.norm_eps,
                 dtype=dtype,
                 rngs=rngs,
+                implementation=compute.attention,
             )
         if config.pool == "coca":
             self.pool = QueryPool(
@@ -90,6 +92,7 @@ class ViT(nnx.Module):
                 norm_eps=config.norm_eps,
                 dtype=dtype,
                 rngs=rngs,
+                implementation=compute.attention,
             )
         if config.projection:
             self.project = nnx.Linear(

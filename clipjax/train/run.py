@@ -26,6 +26,7 @@ from clipjax.evals.report import Results, table, to_json
 from clipjax.evals.tasks import Task, flat_metrics, make_tasks
 from clipjax.inference.encoder import Encoder
 from clipjax.models import num_params
+from clipjax.models.attention_notes import attention_notes
 from clipjax.models.cost import trained_pair_forward_flops
 from clipjax.train.loop import Actions, Loop, Meter, SpoiltError
 from clipjax.train.programs import Programs
@@ -161,6 +162,10 @@ def _go_on(prepared: _Prepared, first_step: int, skips: Skips) -> dict[str, Any]
             results.update(to_json(scores))
 
         _say(_headline(config, source, mesh.size, first_step))
+        most = config.data.max_patches if config.data.image_mode == "naflex" else None
+        with jax.set_mesh(mesh):
+            for line in attention_notes(config.model, most):
+                _say(line)
         for line in forecast(data.order, source, config.num_steps) if config.data.mixture else ():
             _say(f"source {line}")
         hosts = jax.process_count()

@@ -1,4 +1,7 @@
+import dataclasses
 import json
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -78,6 +81,80 @@ def test_dispatch_reports_leaves_median_and_p90(bench):
     assert 0 < figures["min_ms"] <= figures["median_ms"] <= figures["p90_ms"]
     assert figures["jit_cache_entries"] == 1
     assert f"{figures['median_ms']:.2f} ms median" in printed
+    assert printed.splitlines()[0].split() == ["device", "dtype", "arrays", "ms", "p90", "ms"]
+
+
+def test_a_step_alone_is_one_row_for_each_batch_size(capsys, monkeypatch, tiny_config):
+    """The figures follow from one another; the table says the same."""
+    import jax
+
+    from clipjax.cli import bench_alone
+    from clipjax.train.flops import training_flops
+
+    def config(options):
+        sized = dataclasses.replace(tiny_config.data, global_batch_size=options["batch_size"])
+        return dataclasses.replace(tiny_config, data=sized)
+
+    monkeypatch.setattr(bench_alone, "step_config", config)
+    figures = bench_alone.alone_figures(
+        "tiny", batch_sizes=[8, 16], rounds=2, compute={"dtype": "float32"}
+    )
+    assert [row["batch_size"] for row in figures["rows"]] == [8, 16]
+    for row in figures["rows"]:
+        assert row["device"] == f"{jax.device_count()} x cpu"
+        assert len(row["seconds"]) == 2
+        assert row["samples_per_second"] == pytest.approx(row["batch_size"] * 1e3 / row["ms"])
+        flops = training_flops(tiny_config) * row["samples_per_second"]
+        assert row["tflops"] * jax.device_count() == pytest.approx(flops / 1e12)
+        assert row["mfu"] is None  # no data sheet tells the peak of a CPU
+    _, header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == ["device", "dtype", "batch", "ms", "samples/s", "TFLOP/s", "MFU"]
+    assert len(lines) == 2
+
+
+def test_a_batch_that_does_not_fit_has_a_row_without_numbers(capsys, monkeypatch, tiny_config):
+    import jax
+
+    from clipjax.cli import bench_alone
+
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(bench_alone, "step_config", lambda options: tiny_config)
+    monkeypatch.setattr(bench_alone, "OurStep", full)
+    figures = bench_alone.alone_figures("tiny", batch_sizes=[16], rounds=1, compute={})
+    assert figures["rows"][0]["ms"] is None
+    assert "batch 16 does not fit into memory" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--attention", "cudnn"], "attention='cudnn' with dtype='float32'"),
+        (["--reduce_dtype", "bfloat16"], "reduce_dtype='bfloat16' with dtype='float32'"),
+        (["--batch_size", "8,0"], "0 is not positive"),
+        (["--vs", "open_clip", "--batch_size", "8,16"], "one batch size at a time"),
+        (["--threads", "2"], "belongs to --vs"),
+        (["--remat", "ful"], "Did you mean"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_flags_of_a_step_that_cannot_be_are_usage_errors(flags, said, bench):
+    code, printed, _ = bench("step", *flags)
+    assert code == 2
+    assert said in printed
+
+
+def test_a_step_needs_no_package_of_data_sets():
+    """A borrowed GPU may lack them: nothing that a step imports may ask for one."""
+    code = (
+        "import sys\n"
+        "for name in ('webdataset', 'tensorflow_datasets', 'torch', 'transformers'):\n"
+        "    sys.modules[name] = None\n"
+        "import clipjax.cli.bench_alone, clipjax.cli.bench_dispatch, clipjax.cli.bench_step\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_count_that_is_not_positive_is_a_usage_error(bench, capsys):
@@ -169,7 +246,17 @@ def test_a_worker_answers_on_its_own_cpus_waits_idle_and_its_failure_is_one_line
 @pytest.mark.serial
 def test_a_step_is_compared_with_open_clip(bench):
     code, printed, figures = bench(
-        "step", "--preset", "ViT-S-32", "--batch_size", "2", "--rounds", "2", "--threads", "1"
+        "step",
+        "--vs",
+        "open_clip",
+        "--preset",
+        "ViT-S-32",
+        "--batch_size",
+        "2",
+        "--rounds",
+        "2",
+        "--threads",
+        "1",
     )
     assert code == 0, printed
     assert figures["jit_cache_entries"] == 1

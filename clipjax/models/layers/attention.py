@@ -1,11 +1,12 @@
 """Multi-head attention, Vaswani et al. 2017, https://arxiv.org/abs/1706.03762."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
+from clipjax.config.fields import AttentionImplementation
+from clipjax.models.layers.dot_product import attend
 from clipjax.models.layers.rotary import Rotary, turned
 
 
@@ -46,8 +47,10 @@ class Attention(nnx.Module):
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
         qkv_bias: bool = True,
+        implementation: AttentionImplementation = "auto",
     ):
         self.causal = causal
+        self.implementation: AttentionImplementation = implementation
         self.qkv = nnx.LinearGeneral(
             width,
             (3, num_heads, width // num_heads),
@@ -79,8 +82,13 @@ class Attention(nnx.Module):
         query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         if rotary is not None:
             query, key = turned(query, rotary), turned(key, rotary)
-        mixed = jax.nn.dot_product_attention(
-            query, key, value, mask=keys_seen(mask), is_causal=self.causal
+        mixed = attend(
+            query,
+            key,
+            value,
+            mask=keys_seen(mask),
+            causal=self.causal,
+            implementation=self.implementation,
         )
         return self.out(checkpoint_name(mixed, "attn"))
 
@@ -88,5 +96,5 @@ class Attention(nnx.Module):
 def keys_seen(
     mask: Bool[Array, "batch tokens"] | None,
 ) -> Bool[Array, "batch 1 1 tokens"] | None:
-    """Returns the mask of tokens as `jax.nn.dot_product_attention` takes it."""
+    """Returns the mask of tokens as `attend` takes it."""
     return None if mask is None else mask[:, None, None, :]

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from clipjax.config.fields import Activation, Remat
+from clipjax.config.fields import Activation, AttentionImplementation, Remat
 from clipjax.config.model import ComputeConfig
 from clipjax.core.partition import constrain_batch
 from clipjax.models.layers.attention import Attention
@@ -139,6 +139,7 @@ class Block(nnx.Module):
         rngs: nnx.Rngs,
         layer_scale: float | None = None,
         qkv_bias: bool = True,
+        implementation: AttentionImplementation = "auto",
     ):
         out_std = width**-0.5 * (2 * depth) ** -0.5
         self.ln_1 = layer_norm(width, norm_eps, dtype, rngs)
@@ -151,6 +152,7 @@ class Block(nnx.Module):
             dtype=dtype,
             rngs=rngs,
             qkv_bias=qkv_bias,
+            implementation=implementation,
         )
         self.ln_2 = layer_norm(width, norm_eps, dtype, rngs)
         self.mlp = Mlp(
@@ -255,10 +257,12 @@ def rematerialised(
     if remat == "none":
         return run
     policy = {
-        "names": policies.save_only_these_names("qkv", "attn", "fc1", "conv"),
         "dots": policies.save_from_both_policies(
             policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names("conv")
         ),
+        "names": policies.save_only_these_names("qkv", "attn", "fc1", "conv"),
+        "qkv_attn": policies.save_only_these_names("qkv", "attn", "conv"),
+        "attn": policies.save_only_these_names("attn"),
         "full": policies.nothing_saveable,
     }[remat]
     # A loop keeps what is recomputed apart by itself; unrolled, XLA would merge it with the forward

@@ -9,10 +9,11 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from clipjax.config.fields import Activation
+from clipjax.config.fields import Activation, AttentionImplementation
 from clipjax.core.partition import constrain_batch
 from clipjax.models.layers.attention import keys_seen, merged_heads
 from clipjax.models.layers.block import Mlp, gradient_once, layer_norm
+from clipjax.models.layers.dot_product import attend
 
 Tokens = Float[Array, "batch tokens width"]
 Context = Float[Array, "batch seen channels"]
@@ -36,7 +37,9 @@ class CrossAttention(nnx.Module):
         out_std: float,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
+        implementation: AttentionImplementation = "auto",
     ):
+        self.implementation: AttentionImplementation = implementation
         heads = (num_heads, width // num_heads)
         normal = nnx.initializers.normal(in_std)
         self.fused = width == context_width
@@ -93,7 +96,9 @@ class CrossAttention(nnx.Module):
         """
         query, key, value = self._projected(x, context)
         query = jnp.broadcast_to(query, (len(context), *query.shape[1:]))
-        mixed = jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal)
+        mixed = attend(
+            query, key, value, mask=mask, causal=causal, implementation=self.implementation
+        )
         return self.out(checkpoint_name(mixed, "attn"))
 
     def _projected(
@@ -104,9 +109,12 @@ class CrossAttention(nnx.Module):
         Float[Array, "batch seen heads dim"],
     ]:
         if self.fused:
-            kernel = self.qkv.kernel[...].astype(x.dtype)
-            query = jnp.einsum("btw,whd->bthd", x, kernel[:, 0])
-            pair = jnp.einsum("bsw,wkhd->bskhd", context, kernel[:, 1:])
+            # As the layer itself would do it, whose gradient may be one that ends in float32.
+            x, kernel, _ = self.qkv.promote_dtype((x, self.qkv.kernel[...], None), dtype=x.dtype)
+            dims = (((2,), (0,)), ((), ()))
+            product = self.qkv.dot_general or jax.lax.dot_general
+            query = product(x, kernel[:, 0], dims)
+            pair = product(context, kernel[:, 1:], dims)
             bias = self.qkv.bias
         else:
             query, pair = self.query(x), self.key_value(context)
@@ -132,6 +140,7 @@ class CrossBlock(nnx.Module):
         norm_eps: float,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
+        implementation: AttentionImplementation = "auto",
     ):
         out_std = width**-0.5 * (2 * depth) ** -0.5
         self.ln_1 = layer_norm(width, norm_eps, dtype, rngs)
@@ -145,6 +154,7 @@ class CrossBlock(nnx.Module):
             out_std=out_std,
             dtype=dtype,
             rngs=rngs,
+            implementation=implementation,
         )
         self.ln_2 = layer_norm(width, norm_eps, dtype, rngs)
         self.mlp = Mlp(
@@ -189,6 +199,7 @@ class QueryPool(nnx.Module):
         norm_eps: float,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
+        implementation: AttentionImplementation = "auto",
     ):
         self.queries = nnx.Param(
             nnx.initializers.normal(1.0)(rngs.params(), (queries, width)), axes=(None, "embed")
@@ -204,6 +215,7 @@ class QueryPool(nnx.Module):
             out_std=width**-0.5,
             dtype=dtype,
             rngs=rngs,
+            implementation=implementation,
         )
 
     def __call__(

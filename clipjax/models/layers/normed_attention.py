@@ -2,14 +2,15 @@
 
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
+from clipjax.config.fields import AttentionImplementation
 from clipjax.models.layers.attention import keys_seen, merged_heads
 from clipjax.models.layers.block import layer_norm
+from clipjax.models.layers.dot_product import attend
 from clipjax.models.layers.rotary import Rotary, turned
 
 
@@ -28,7 +29,7 @@ class NormedAttention(nnx.Module):
         Henry et al. 2020, https://arxiv.org/abs/2010.04245 (normalised queries and keys).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (each is a choice of the config)
         self,
         width: int,
         num_heads: int,
@@ -41,6 +42,7 @@ class NormedAttention(nnx.Module):
         out_std: float,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
+        implementation: AttentionImplementation = "auto",
     ):
         """Makes the parameters.
 
@@ -56,9 +58,11 @@ class NormedAttention(nnx.Module):
             out_std: initial deviation of the output projection.
             dtype: of the activations.
             rngs: of the initial numbers.
+            implementation: see `ComputeConfig.attention`.
         """
         heads = (num_heads, width // num_heads)
         self.causal, self.dtype = causal, dtype
+        self.implementation: AttentionImplementation = implementation
         self.qkv = nnx.LinearGeneral(
             width,
             (3, *heads),
@@ -98,8 +102,13 @@ class NormedAttention(nnx.Module):
             query, key = self.query_norm(query), self.key_norm(key)
         if rotary is not None:
             query, key = turned(query, rotary), turned(key, rotary)
-        mixed = jax.nn.dot_product_attention(
-            query, key, value, mask=keys_seen(mask), is_causal=self.causal
+        mixed = attend(
+            query,
+            key,
+            value,
+            mask=keys_seen(mask),
+            causal=self.causal,
+            implementation=self.implementation,
         )
         mixed = checkpoint_name(mixed, "attn")
         if self.norm is not None:

@@ -1,13 +1,13 @@
 """From tokens to one vector."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int32
 
-from clipjax.config.fields import Activation
+from clipjax.config.fields import Activation, AttentionImplementation
 from clipjax.models.layers.attention import keys_seen, merged_heads
 from clipjax.models.layers.block import Mlp, layer_norm
+from clipjax.models.layers.dot_product import attend
 
 
 class AttentionPool(nnx.Module):
@@ -27,7 +27,9 @@ class AttentionPool(nnx.Module):
         norm_eps: float,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
+        implementation: AttentionImplementation = "auto",
     ):
+        self.implementation: AttentionImplementation = implementation
         heads = (num_heads, width // num_heads)
         normal = nnx.initializers.normal(width**-0.5)
         self.probe = nnx.Param(normal(rngs.params(), (1, width)), axes=(None, None))
@@ -74,8 +76,12 @@ class AttentionPool(nnx.Module):
             self.query(self.probe[...]), (x.shape[0], 1, *self.query.out_features)
         )
         key_value = self.key_value(x)
-        read = jax.nn.dot_product_attention(
-            query.astype(x.dtype), key_value[:, :, 0], key_value[:, :, 1], mask=keys_seen(mask)
+        read = attend(
+            query.astype(x.dtype),
+            key_value[:, :, 0],
+            key_value[:, :, 1],
+            mask=keys_seen(mask),
+            implementation=self.implementation,
         )
         pooled = self.out(read)[:, 0]
         return pooled + self.mlp(self.norm(pooled))

@@ -153,7 +153,7 @@ def test_scanned_equals_unrolled_in_value_and_gradient(remat, unrolled, x):
             close(grad[i], expected_params[name.replace("stack/", f"stack/{i}/")])
 
 
-@pytest.mark.parametrize("remat", ["names", "dots", "full"])
+@pytest.mark.parametrize("remat", ["dots", "names", "qkv_attn", "attn", "full"])
 def test_what_is_saved_changes_no_value_and_no_gradient(remat, unrolled, x):
     blocks, (expected, (expected_params, expected_x)) = unrolled
     saved = make_blocks(remat=remat)
