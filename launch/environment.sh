@@ -11,6 +11,9 @@ OLDEST_PYTHON=3.11
 # Fonts and names of emoji, and what Pillow loads to join emoji of several code points.
 # shellcheck disable=SC2034
 EMOJI_PACKAGES=(fonts-noto-color-emoji fonts-symbola unicode-cldr-core unicode-data libfribidi0)
+# A real Slurm, whose daemons the tests start for themselves.
+# shellcheck disable=SC2034
+SLURM_PACKAGES=(slurm-wlm munge)
 # Photographs for `clipjax data photos`.
 # shellcheck disable=SC2034
 PHOTO_PACKAGES=(mate-backgrounds)

@@ -12,6 +12,8 @@
 #   PYTHON=               interpreter to use (default python3; 3.11 or newer)
 #   CLIPJAX_TEST_VENV=    where the environment is made (default .venv-test)
 #   CLIPJAX_PARITY_VENV=  the same for --parity (default .venv-parity)
+#   CLIPJAX_SLURM=1       install Debian's slurm-wlm and munge, whose daemons Debian starts; without
+#                         them the tests on a real Slurm skip
 #
 # Exit status: pytest's, or 1 if the environment could not be made.
 set -euo pipefail
@@ -69,6 +71,7 @@ if [[ -n $parity ]]; then
 else
   debian_packages "${EMOJI_PACKAGES[@]}"
 fi
+if [[ ${CLIPJAX_SLURM:-0} != 0 ]]; then debian_packages "${SLURM_PACKAGES[@]}"; fi
 
 step "tests"
 # The first run compiles, later ones read: about half of the time.

@@ -1,6 +1,7 @@
 """A run's config from a file and `--config.FIELD=VALUE`; every mistake is one line."""
 
 import argparse
+import dataclasses
 import difflib
 import importlib.util
 import json
@@ -13,6 +14,7 @@ from typing import Any
 import ml_collections
 
 from clipjax.config import (
+    Cluster,
     TrainConfig,
     UsageError,
     did_you_mean,
@@ -45,6 +47,27 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--num_processes", type=int, metavar="N", help="with HOST:PORT")
     group.add_argument("--process_id", type=int, metavar="I", help="with HOST:PORT")
+    group.add_argument(
+        "--bind",
+        default="",
+        metavar="ADDRESS",
+        help="where process 0 listens, if not where the others call it; 0.0.0.0 for everywhere",
+    )
+    for name, what in (
+        ("initialization_seconds", "within which all processes must have come"),
+        ("heartbeat_seconds", "after which JAX takes a silent process for dead"),
+        ("shutdown_seconds", "that a process which is done waits for the others"),
+    ):
+        default = getattr(Cluster, name)
+        group.add_argument(
+            f"--{name}", type=int, default=default, metavar="N", help=f"{what} (default {default})"
+        )
+
+
+def cluster_from(args: argparse.Namespace) -> Cluster:
+    """Returns what the flags of `add_cluster_flags` say."""
+    fields = dataclasses.fields(Cluster)
+    return Cluster(**{field.name: getattr(args, field.name) for field in fields})
 
 
 def load_config(spec: str, overrides: Sequence[str]) -> TrainConfig:

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from clipjax.cli.configs import add_cluster_flags, add_config_flag, load_config
+from clipjax.cli.configs import add_cluster_flags, add_config_flag, cluster_from, load_config
 from clipjax.cli.parser import Parser
 from clipjax.config import UserError
 
@@ -58,13 +58,8 @@ def configure(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Prints the findings; exit status 1 if one of them is a failure."""
     config = load_config(args.config, args.overrides) if args.config else None
-    from clipjax.core.distributed import Cluster, joined
+    from clipjax.core.distributed import joined
 
-    cluster = Cluster(
-        coordinator=args.coordinator,
-        num_processes=args.num_processes,
-        process_id=args.process_id,
-    )
     findings: list[Check] = []
 
     def add(name: str, check: Callable[[], tuple[Verdict, str]]) -> None:
@@ -79,7 +74,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         print(f"{mark}  {name}: {found}", flush=True)
 
     add("versions", _versions)
-    with joined(cluster) as lifeline:
+    with joined(cluster_from(args)) as lifeline:
         import jax
 
         lifeline.phase("doctor", 600.0)

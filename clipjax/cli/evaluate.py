@@ -11,7 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from clipjax.cli.configs import add_cluster_flags, add_config_flag, apply_overrides, load_config
+from clipjax.cli.configs import (
+    add_cluster_flags,
+    add_config_flag,
+    apply_overrides,
+    cluster_from,
+    load_config,
+)
 from clipjax.cli.parser import Parser
 from clipjax.config import TrainConfig, UsageError, UserError, did_you_mean, to_config_dict
 
@@ -35,14 +41,9 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.picture and Path(args.picture).suffix.lower() != ".png":
         raise UsageError(f"--picture={args.picture}: expected a name that ends in .png.")
     other = load_config(args.config, args.overrides) if args.config else None
-    from clipjax.core.distributed import Cluster, joined
+    from clipjax.core.distributed import joined
 
-    cluster = Cluster(
-        coordinator=args.coordinator,
-        num_processes=args.num_processes,
-        process_id=args.process_id,
-    )
-    with joined(cluster) as lifeline:
+    with joined(cluster_from(args)) as lifeline:
         import jax
 
         from clipjax.evals.report import table, to_json

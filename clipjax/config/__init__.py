@@ -1,5 +1,6 @@
 """Layer 0: every field and default of a run, without JAX."""
 
+from clipjax.config.cluster import Cluster
 from clipjax.config.convert import from_config_dict, to_config_dict, to_json_dict
 from clipjax.config.data import (
     AugmentConfig,
@@ -51,6 +52,7 @@ __all__ = [
     "BertConfig",
     "CappaDecoderConfig",
     "CheckpointConfig",
+    "Cluster",
     "CocaDecoderConfig",
     "ComputeConfig",
     "ConvNeXtConfig",

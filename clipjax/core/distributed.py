@@ -1,11 +1,11 @@
 """Several processes that act as one: joining, agreeing, failing together."""
 
 import contextlib
-import dataclasses
 import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -13,35 +13,17 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from clipjax.config import UsageError, UserError
-from clipjax.core.lifeline import FAILED, Lifeline
+from clipjax.config import Cluster, UserError
+from clipjax.core.lifeline import FAILED, TRY_AGAIN, Lifeline
 
 _MOST_BROADCAST_BYTES = 1 << 30
 _MOST_PROBLEM_BYTES = 1024
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """How the processes of a run find each other.
-
-    Attributes:
-        coordinator: "HOST:PORT" of process 0; empty for one process, "auto" to let JAX read the
-            environment of Slurm, Open MPI, Kubernetes or a TPU pod.
-        num_processes: of the run; only with HOST:PORT.
-        process_id: of this process; only with HOST:PORT.
-    """
-
-    coordinator: str = ""
-    num_processes: int | None = None
-    process_id: int | None = None
-
-    def __post_init__(self):
-        explicit = self.coordinator not in ("", "auto")
-        given = (self.num_processes is not None, self.process_id is not None)
-        if explicit and not all(given):
-            raise UsageError("--coordinator=HOST:PORT needs --num_processes and --process_id.")
-        if not explicit and any(given):
-            raise UsageError("--num_processes and --process_id need --coordinator=HOST:PORT.")
+_JAX_IS_LATER_SECONDS = 60
+_EVERYWHERE = "0.0.0.0"  # noqa: S104  # is only compared with
+_JOINING = (
+    "Start every process of the run, all with the same address of process 0: one that the others "
+    "can reach, with a port that is free there."
+)
 
 
 @contextlib.contextmanager
@@ -136,24 +118,74 @@ class Preemption:
 
 def _initialize(cluster: Cluster) -> None:
     if os.environ.get("JAX_PLATFORMS", "cpu").startswith("cpu"):
+        # Gloo listens on the address of this host's name: JAX has no option to choose another.
+        # NCCL takes the interface that NCCL_SOCKET_IFNAME names.
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    if cluster.coordinator == "auto":
-        jax.distributed.initialize()
-        return
-    host, _, port = cluster.coordinator.rpartition(":")
-    if not host or not port.isdigit():
-        raise UsageError(f"--coordinator={cluster.coordinator!r}: expected HOST:PORT or auto.")
-    jax.distributed.initialize(
-        coordinator_address=cluster.coordinator,
-        num_processes=cluster.num_processes,
-        process_id=cluster.process_id,
-        coordinator_bind_address=cluster.coordinator if cluster.process_id == 0 else None,
+    explicit = cluster.coordinator != "auto"
+    # JAX aborts the process when its own timeout is over, with a stack of C++ for a message.
+    patience = threading.Timer(cluster.initialization_seconds, _nobody_came, [cluster])
+    patience.daemon = True
+    patience.start()
+    try:
+        _check_port(cluster)
+        jax.distributed.initialize(
+            coordinator_address=cluster.coordinator if explicit else None,
+            num_processes=cluster.num_processes,
+            process_id=cluster.process_id,
+            # Variables of a job around this one must not decide which devices are ours.
+            cluster_detection_method="deactivate" if explicit else None,
+            coordinator_bind_address=_listening_address(cluster),
+            initialization_timeout=cluster.initialization_seconds + _JAX_IS_LATER_SECONDS,
+            heartbeat_timeout_seconds=cluster.heartbeat_seconds,
+            shutdown_timeout_seconds=cluster.shutdown_seconds,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        what = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"--coordinator={cluster.coordinator}: this process could not join the others "
+            f"({what[0]}). {_JOINING}"
+        ) from error
+    finally:
+        patience.cancel()
+
+
+def _check_port(cluster: Cluster) -> None:
+    """Raises OSError if process 0 cannot listen; JAX's own failure crashes later, at exit."""
+    if cluster.process_id == 0:
+        host, _, port = str(_listening_address(cluster)).rpartition(":")
+        socket.create_server((host, int(port))).close()
+
+
+def _nobody_came(cluster: Cluster) -> None:
+    me = "this process" if cluster.process_id is None else f"process {cluster.process_id}"
+    print(
+        f"error: --coordinator={cluster.coordinator}: {me} (pid {os.getpid()} on "
+        f"{socket.gethostname()}) waited {cluster.initialization_seconds} s "
+        f"(--initialization_seconds) and not all processes came. {_JOINING}",
+        file=sys.stderr,
+        flush=True,
     )
+    os._exit(TRY_AGAIN)
+
+
+def _listening_address(cluster: Cluster) -> str | None:
+    """Returns "ADDRESS:PORT" for process 0 to listen on; None leaves it to JAX, on all of them."""
+    if cluster.coordinator != "auto":
+        host, _, port = cluster.coordinator.rpartition(":")
+        return f"{cluster.bind or host}:{port}"
+    bind = cluster.bind or _own_address("auto")
+    if not cluster.bind and ("OMPI_MCA_orte_hnp_uri" in os.environ or not bind):
+        return None
+    # JAX takes the port from here: otherwise it would be known only after it listens.
+    job = os.environ.get("SLURM_JOB_ID", "")
+    port = 61_440 + int(job) % 4096 if job.isdigit() else 8476
+    return f"{bind}:{os.environ.setdefault('JAX_COORDINATOR_PORT', str(port))}"
 
 
 def _connect(lifeline: Lifeline, cluster: Cluster) -> None:
     if lifeline.process == 0:
-        host = _own_address(cluster.coordinator)
+        host = cluster.bind if cluster.bind != _EVERYWHERE else ""
+        host = host or _own_address(cluster.coordinator) or _default_route()
         port, token = lifeline.listen(host)
         broadcast_bytes(f"{host} {port} {token}".encode())
     else:
@@ -163,13 +195,24 @@ def _connect(lifeline: Lifeline, cluster: Cluster) -> None:
 
 
 def _own_address(coordinator: str) -> str:
+    """Returns the address that other hosts know this one by; "" where it cannot be told."""
     if coordinator != "auto":
         return socket.gethostbyname(coordinator.rpartition(":")[0])
+    route = _default_route()
+    name = os.environ.get("SLURMD_NODENAME", "")
+    try:
+        known = socket.gethostbyname(name) if name else route
+    except OSError:
+        return ""
+    # Many hosts call themselves 127.0.1.1, which no other one can reach.
+    return "" if known.startswith("127.") and not route.startswith("127.") else known
+
+
+def _default_route() -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(
-                ("10.255.255.255", 1)
-            )  # sends nothing: asks which interface would be used
+            # Sends nothing: asks which interface would be used.
+            probe.connect(("10.255.255.255", 1))
             return probe.getsockname()[0]
         except OSError:
             return "127.0.0.1"

@@ -6,13 +6,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.serial]
 
 CHILD = """
-import os, socket, sys, threading, time
+import ctypes, os, socket, sys, threading, time
 from clipjax.core.lifeline import Lifeline
 
 me, count, limit = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
@@ -47,6 +48,10 @@ for line in sys.stdin:
             while me == 0 and any(map(open_end, lifeline._peers.values())):
                 time.sleep(0.01)
             os._exit(1)
+        case "sleep":
+            time.sleep(1000)
+        case "lock":
+            ctypes.PyDLL(None).sleep(1000)
         case "step":
             lifeline.phase("step", limit, step=7)
         case "hear":
@@ -82,6 +87,10 @@ class Run:
         self.address = self.processes[0].stdout.readline()
         for i in range(1, count):
             self._write(i, self.address)
+
+    def name(self, index):
+        """How the others call a process."""
+        return f"process {index} (pid {self.processes[index].pid} on {socket.gethostname()})"
 
     def wait_until_ready(self):
         for process in self.processes:
@@ -134,7 +143,7 @@ def test_a_killed_process_ends_the_others_which_name_it_and_ask_to_be_run_again(
     for survivor in {0, 1, 2} - {victim}:
         status, err = run.end(survivor)
         assert status == 75, err
-        assert f"process {victim} died" in err
+        assert f"{run.name(victim)} died" in err
         assert f"(process {survivor})" in err
         assert len(err.splitlines()) == 1
 
@@ -143,7 +152,7 @@ def test_the_death_of_a_process_is_told_with_its_phase_and_step(start):
     run = start(2)
     run.wait_until_heard()
     run.processes[1].kill()
-    assert "process 1 died in phase 'input' of step 7" in run.end(0)[1]
+    assert f"{run.name(1)} died in phase 'input' of step 7" in run.end(0)[1]
 
 
 @pytest.mark.parametrize("victim", [0, 2])
@@ -153,7 +162,7 @@ def test_a_failure_ends_the_others_with_its_message_and_status_1(start, victim):
     for survivor in {0, 1, 2} - {victim}:
         status, err = run.end(survivor)
         assert status == 1, err
-        assert f"process {victim} failed: no such shard" in err
+        assert f"{run.name(victim)} failed: no such shard" in err
     status, err = run.end(victim)
     assert status == 1, err
     assert "died" not in err
@@ -169,10 +178,10 @@ def test_of_processes_past_their_limit_the_one_that_the_others_wait_for_is_named
         status, err = run.end(index)
         assert status == 75, err
         last = err.splitlines()[-1]
-        assert f"process {victim}: no progress for" in last
+        assert f"{run.name(victim)}: no progress for" in last
         assert "in phase 'input' of step 7 (limit 4 s)" in last
         assert all(
-            f"process {other}: no progress" not in last for other in range(3) if other != victim
+            f"{run.name(other)}: no progress" not in last for other in range(3) if other != victim
         )
 
 
@@ -185,8 +194,9 @@ def test_a_stopped_process_is_named_once_its_limit_is_over(start):
     for survivor in (0, 2):
         status, err = run.end(survivor)
         assert status == 75, err
-        assert "process 1: no progress for" in err
+        assert f"{run.name(1)}: no progress for" in err
         assert "'input' of step 7" in err
+        assert ("did not come: it is stopped" in err) == (survivor == 0)
 
 
 def test_a_stopped_process_0_is_missed_by_the_others(start):
@@ -195,14 +205,47 @@ def test_a_stopped_process_0_is_missed_by_the_others(start):
     run.processes[0].send_signal(signal.SIGSTOP)
     status, err = run.end(1)
     assert status == 75, err
-    assert "process 0 has not answered" in err
+    assert f"{run.name(0)} has not answered" in err
 
 
 def test_a_single_process_ends_itself_when_it_is_stuck(start):
     status, err = start(1, SHORT).end(0)
     assert status == 75
     assert "no progress" in err
-    assert "Thread" in err  # where it was stuck
+    assert "thread MainThread" in err  # where it was stuck
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_process_0_prints_where_the_stuck_one_is(start, victim):
+    run = start(2, SHORT)
+    run.tell(victim, "sleep")
+    run.tell(1 - victim, "step")
+    errors = [run.end(index)[1] for index in range(2)]
+    assert f"stacks of {run.name(victim)}:\n  thread MainThread\n" in errors[0]
+    assert 'File "<string>", line' in errors[0]
+    assert "lifeline" not in errors[0]
+    assert "stacks" not in errors[1]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_process_that_holds_the_lock_of_python_shows_its_stacks_and_ends(start, count):
+    """None of its threads can tell: it cannot be asked, and does not hear that the run ends."""
+    run = start(count, SHORT)
+    if count > 1:
+        run.wait_until_heard()
+    time.sleep(2)  # a beat sets the timer
+    run.tell(count - 1, "lock")
+    if count > 1:
+        run.tell(0, "step")
+    status, err = run.end(count - 1)
+    assert status == 1
+    assert "Timeout" in err
+    assert "most recent call first" in err
+    if count > 1:
+        status, err = run.end(0)
+        assert status == 75
+        assert f"{run.name(1)}: no progress" in err
+        assert "holds Python's lock" in err
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)], ids=["0 first", "0 last"])

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ("quickstart.sh", "test.sh", "slurm_gpu.sh")
-ALL = (*(f"launch/{name}" for name in (*SCRIPTS, "environment.sh")), ".ci/run")
+LAUNCHERS = ("local.sh", "slurm_gpu.sh", "tpu_pod.sh", "gke_jobset.sh", "skypilot.sh", "sweep.sh")
+SCRIPTS = ("quickstart.sh", "test.sh", *LAUNCHERS)
+ALL = (*(f"launch/{name}" for name in (*SCRIPTS, "environment.sh", "training.sh")), ".ci/run")
 BASE_PYTHON = getattr(sys, "_base_executable", sys.executable)
 
 
@@ -79,10 +80,10 @@ def test_help_is_the_comment_at_the_top(script: str):
     assert "SBATCH" not in done.stdout
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", ["quickstart.sh", "test.sh", "local.sh", "slurm_gpu.sh"])
 def test_dry_run_quotes_arguments_and_makes_nothing(tree: Path, tmp_path: Path, script: str):
     arguments = ["--config.data.shards=/a b/*.tar"]
-    if script == "slurm_gpu.sh":
+    if script in LAUNCHERS:
         arguments = ["configs/quickstart.py", "--workdir=/a b", *arguments]
     before = listing(tmp_path)
     home = tmp_path / "home"
@@ -152,16 +153,21 @@ def fake_cluster(folder: Path, status: int) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize(("status", "requeued"), [(0, False), (1, False), (75, True)])
+@pytest.mark.parametrize(
+    ("status", "requeued"),
+    [(0, False), (1, False), (2, False), (75, True), (134, True), (137, True)],
+)
 def test_slurm_queues_a_saved_run_again(tree: Path, tmp_path: Path, status: int, requeued: bool):
     cluster = fake_cluster(tmp_path / "bin", status)
+    workdir = tmp_path / "shared"
     done = run(
-        tree, "launch/slurm_gpu.sh", "configs/quickstart.py", "--workdir=/shared/a", **cluster
+        tree, "launch/slurm_gpu.sh", "configs/quickstart.py", f"--workdir={workdir}", **cluster
     )
     assert done.returncode == status
     command = (tmp_path / "bin/srun.txt").read_text().rstrip()
     assert command.endswith(
-        "-m clipjax.cli.train --config=configs/quickstart.py --coordinator=auto --workdir=/shared/a"
+        f"-m clipjax.cli.train --coordinator=auto --config=configs/quickstart.py "
+        f"--workdir={workdir}"
     )
     note = tmp_path / "bin/scontrol.txt"
     assert (note.read_text() == "requeue 7\n") if requeued else not note.exists()

@@ -37,6 +37,10 @@ class Processes:
         end = time.monotonic() + timeout
         return [p.wait(max(0.1, end - time.monotonic())) for p in self.processes]
 
+    def name(self, process):
+        """How the others call a process."""
+        return f"process {process} (pid {self.processes[process].pid} on {socket.gethostname()})"
+
     def text(self, process):
         return self.outputs[process].read_text()
 

@@ -170,7 +170,7 @@ def test_a_killed_process_ends_the_others_within_ten_seconds(launch, tmp_path):
     statuses = run.wait(30)
     assert time.monotonic() - killed < 10
     assert statuses == [75, -signal.SIGKILL]
-    assert "process 1 died" in run.text(0)
+    assert f"{run.name(1)} died" in run.text(0)
 
 
 def test_a_killed_first_process_ends_the_others_within_ten_seconds(launch, tmp_path):
@@ -180,7 +180,7 @@ def test_a_killed_first_process_ends_the_others_within_ten_seconds(launch, tmp_p
     killed = time.monotonic()
     run.wait(30)
     assert time.monotonic() - killed < 10
-    assert "process 0 died" in run.text(1)
+    assert f"{run.name(0)} died" in run.text(1)
 
 
 def test_a_stopped_process_is_named_after_the_limit(launch, tmp_path):
@@ -190,7 +190,7 @@ def test_a_stopped_process_is_named_after_the_limit(launch, tmp_path):
     stopped = time.monotonic()
     assert run.processes[0].wait(60) == 75
     assert 4 < time.monotonic() - stopped < 30
-    assert "process 1: no progress" in run.text(0)
+    assert f"{run.name(1)}: no progress" in run.text(0)
 
 
 _FAILING = """
@@ -222,7 +222,7 @@ def test_a_process_that_raises_ends_the_others_within_ten_seconds(launch, tmp_pa
     assert time.monotonic() - first < 10
     for process in (0, 1):
         assert "disk on fire" in run.text(process)
-    assert "process 1 failed" in run.text(0)
+    assert f"{run.name(1)} failed" in run.text(0)
 
 
 def test_a_process_stuck_in_its_input_is_named_after_the_limit(launch, tmp_path):
@@ -237,8 +237,10 @@ def test_a_process_stuck_in_its_input_is_named_after_the_limit(launch, tmp_path)
     )
     assert run.wait(120) == [75, 75]
     for process in (0, 1):
-        assert "process 1: no progress" in run.text(process)
+        assert f"{run.name(1)}: no progress" in run.text(process)
         assert "'input'" in run.text(process)
+    assert f"stacks of {run.name(1)}:" in run.text(0)
+    assert "in broken\n    time.sleep(1000)" in run.text(0)
 
 
 def test_sigterm_to_one_process_saves_and_all_exit_with_75(launch, losses_of, tmp_path):
