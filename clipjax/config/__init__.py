@@ -20,6 +20,7 @@ from clipjax.config.image_towers import (
     ViTConfig,
 )
 from clipjax.config.model import ComputeConfig, DualEncoderConfig
+from clipjax.config.objectives import DistillConfig, LossConfig
 from clipjax.config.presets import PRESETS, preset
 from clipjax.config.text_towers import (
     BertConfig,
@@ -32,11 +33,9 @@ from clipjax.config.text_towers import (
 )
 from clipjax.config.train import (
     CheckpointConfig,
-    DistillConfig,
     InitConfig,
     LogConfig,
     LoraConfig,
-    LossConfig,
     MeshConfig,
     OptimConfig,
     TrainConfig,
