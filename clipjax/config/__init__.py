@@ -23,6 +23,7 @@ from clipjax.config.image_towers import (
 )
 from clipjax.config.mesh import MeshConfig
 from clipjax.config.model import ComputeConfig, DualEncoderConfig
+from clipjax.config.objectives import DistillConfig, LossConfig
 from clipjax.config.optim import LoraConfig, OptimConfig, split_rate
 from clipjax.config.presets import PRESETS, preset
 from clipjax.config.stages import StageConfig
@@ -37,10 +38,8 @@ from clipjax.config.text_towers import (
 )
 from clipjax.config.train import (
     CheckpointConfig,
-    DistillConfig,
     InitConfig,
     LogConfig,
-    LossConfig,
     Stage,
     TrainConfig,
     WatchdogConfig,

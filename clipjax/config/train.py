@@ -9,9 +9,9 @@ from clipjax.config.data import AugmentConfig, DataConfig, TokenizerConfig
 from clipjax.config.evals import EvalsConfig
 from clipjax.config.fields import check_positive
 from clipjax.config.guard import GuardConfig
-from clipjax.config.losses import DistillConfig, LossConfig
 from clipjax.config.mesh import MeshConfig
 from clipjax.config.model import DualEncoderConfig
+from clipjax.config.objectives import DistillConfig, LossConfig
 from clipjax.config.optim import OptimConfig
 from clipjax.config.stages import StageConfig
 from clipjax.config.text_towers import CappaDecoderConfig, DecoderConfig, TextConfig

@@ -107,6 +107,16 @@ def test_captions_are_learnt(kind, caption_config, make_trainer, replace_in):
 
 
 @kinds
+def test_no_step_forms_the_logits_of_its_captions(kind, caption_config, make_trainer):
+    """They would be 16 captions of 15 or 16 places over 300 ids; blocks have 128."""
+    trainer = make_trainer(caption_config(kind))
+    program = trainer.compiled.lower(trainer.like, trainer.spec).as_text()
+    places = 15 if kind == "coca" else 16
+    assert f"16x{places}x128xf32" in program
+    assert f"16x{places}x300x" not in program
+
+
+@kinds
 def test_the_loss_is_the_weighted_sum_of_its_parts(kind, alone):
     for metrics in alone[kind][1]:
         expected = metrics["train/caption_loss"]
