@@ -3,7 +3,7 @@
 Jia et al. 2021, https://arxiv.org/abs/2102.05918, section 5: LAMB with weight decay 1e-5, learning
 rate 1e-3 after 10,000 steps of warm-up and linear to zero over 1.2 million steps, label smoothing
 0.1, learned temperature from 1. Deviation: the published sizes are L2 and BERT-large; these are
-those whose weights exist (preset align-base), about 1.2e22 FLOP. Batch
+those whose weights exist (preset align-base), about 1.6e21 FLOP. Batch
 norms take the statistics of the whole batch, hence no micro-batches.
 
 Set --config.data.root and --config.data.shards to your WebDataset shards, and

@@ -73,7 +73,7 @@ def _parameters(config: TrainConfig) -> dict[str, Any]:
 
 def _cost(config: TrainConfig) -> dict[str, Any]:
     from clipjax.models.cost import trained_pair_forward_flops
-    from clipjax.train.flops import training_flops
+    from clipjax.train.flops import run_flops, training_flops
 
     training = training_flops(config)
     samples = config.samples_seen(config.num_steps)
@@ -81,7 +81,7 @@ def _cost(config: TrainConfig) -> dict[str, Any]:
         "forward_flops_per_sample": trained_pair_forward_flops(config),
         "train_flops_per_sample": training,
         "samples_seen": samples,
-        "train_flops": training * samples,
+        "train_flops": run_flops(config),
     }
 
 

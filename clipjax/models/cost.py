@@ -14,18 +14,23 @@ from clipjax.models.params import TowerConfig, abstract_tower, shape_rngs
 from clipjax.models.patches import Patches
 
 
-def image_forward_flops(config: DualEncoderConfig, num_patches: int | None = None) -> int:
+def image_forward_flops(
+    config: DualEncoderConfig, num_patches: int | None = None, *, training: bool = False
+) -> int:
     """Returns the FLOPs of one image through its tower; other models of the same tower are free.
 
     Args:
         config: of the model.
         num_patches: of an image that is not square, padding included; only for a vit.
+        training: without the patches that `patch_dropout` leaves out.
     """
+    dropped = training and getattr(config.image, "patch_dropout", 0.0) > 0
     if num_patches is None:
         side = config.image.image_size
-        return _flops(config.image, config.embed_dim, ((1, side, side, 3), "float32"))
+        item = (1, side, side, 3), "float32"
+        return _flops(config.image, config.embed_dim, item, dropped=dropped)
     assert isinstance(config.image, ViTConfig)
-    return _flops(config.image, config.embed_dim, num_patches)
+    return _flops(config.image, config.embed_dim, num_patches, dropped=dropped)
 
 
 def text_forward_flops(config: DualEncoderConfig, num_tokens: int | None = None) -> int:
@@ -102,18 +107,28 @@ def trained_pair_forward_flops(config: TrainConfig, num_tokens: int | None = Non
 
 
 @functools.cache
-def _flops(tower: TowerConfig, embed_dim: int, inputs: int | tuple[tuple[int, ...], str]) -> int:
+def _flops(
+    tower: TowerConfig,
+    embed_dim: int,
+    inputs: int | tuple[tuple[int, ...], str],
+    *,
+    dropped: bool = False,
+) -> int:
     """Returns the FLOPs of one item; models that share a tower share its trace.
 
     Args:
         tower: config of the tower.
         embed_dim: size of the shared space.
         inputs: shape and dtype of what it takes, or the number of patches of an image.
+        dropped: some patches are left out.
     """
     # One block is traced for all of them.
     graph, state = nnx.split(abstract_tower(tower, embed_dim, ComputeConfig(scan_layers=True)))
     item = patch_shapes(tower, inputs) if isinstance(inputs, int) else jax.ShapeDtypeStruct(*inputs)
-    return program_flops(lambda state, item: nnx.merge(graph, state)(item), state, item)
+    keys = (jax.eval_shape(lambda: jax.random.key(0)),) if dropped else ()
+    return program_flops(
+        lambda state, *inputs: nnx.merge(graph, state)(*inputs), state, item, *keys
+    )
 
 
 def patch_shapes(tower: TowerConfig, count: int) -> Patches:

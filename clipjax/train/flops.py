@@ -12,6 +12,8 @@ from clipjax.optim import trained
 def training_flops(config: TrainConfig, num_tokens: int | None = None) -> int:
     """Returns the FLOPs of training on one pair; padding counts, recomputation does not.
 
+    Patches that are left out do not count.
+
     Behind each tower's forward pass comes twice as much for the gradients of activations and
     weights (PaLM, Chowdhery et al. 2022, appendix B). Nothing comes behind a tower of which nothing
     is trained, half of it where only low-rank factors are, and its share where the last blocks of a
@@ -22,7 +24,7 @@ def training_flops(config: TrainConfig, num_tokens: int | None = None) -> int:
         num_tokens: of a text in a batch of `data.text_buckets`; the context length by default.
     """
     most = config.data.max_patches if config.data.image_mode == "naflex" else None
-    image = image_forward_flops(config.model, most)
+    image = image_forward_flops(config.model, most, training=True)
     text = text_forward_flops(config.model, num_tokens)
     decoder = config.model.decoder
     unread = not (config.loss.contrastive_weight or config.distill.teacher)
@@ -34,6 +36,16 @@ def training_flops(config: TrainConfig, num_tokens: int | None = None) -> int:
         # What is frozen in a decoder still hands gradients on to the towers.
         total += captions * (1 + max(_backward(config, "decoder"), 1.0))
     return round(total)
+
+
+def run_flops(config: TrainConfig) -> int:
+    """Returns the FLOPs of a whole run over all its stages; texts have the whole length."""
+    return sum(
+        training_flops(part.config)
+        * part.config.data.global_batch_size
+        * (part.stop_step - part.first_step)
+        for part in config.parts
+    )
 
 
 def _backward(config: TrainConfig, tower: str) -> float:
