@@ -11,7 +11,7 @@ from clipjax.cli.bench_ours import OurStep, step_config
 from clipjax.cli.bench_table import speed, table
 from clipjax.cli.bench_turns import random_batch
 from clipjax.config import TrainConfig
-from clipjax.core.flops import peak_flops
+from clipjax.core.chips import peak_flops
 from clipjax.train.flops import training_flops
 
 _WARMUP_CALLS = 2

@@ -9,7 +9,7 @@ import numpy as np
 from clipjax.cli.bench_turns import LEARNING_RATE, Orders, random_batch, serve, timed
 from clipjax.config import ComputeConfig, DataConfig, LossConfig, OptimConfig, TrainConfig
 from clipjax.config.presets import preset
-from clipjax.core.flops import peak_flops
+from clipjax.core.chips import peak_flops
 from clipjax.core.mesh import make_mesh, put_rows
 from clipjax.losses import make_loss
 from clipjax.models import num_params

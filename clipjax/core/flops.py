@@ -1,4 +1,4 @@
-"""Arithmetic cost of a program, counted from its trace, and what a device can do at most.
+"""Arithmetic cost of a program, counted from its trace.
 
 A multiply-add counts as two FLOPs; matrix products and convolutions are counted, norms,
 activations, softmax and look-ups are not. A training step costs three times the forward pass.
@@ -10,22 +10,6 @@ from typing import Any
 
 import jax
 from jax.extend import core
-
-# Dense peak of one device in bfloat16, FLOP/s, from the vendors' data sheets.
-PEAK_FLOPS = {
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA B200": 2250e12,
-    "TPU v3": 61.5e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-}
 
 
 def program_flops(function: Callable[..., Any], *arguments: Any) -> int:
@@ -78,13 +62,3 @@ def _programs(params: dict[str, Any]) -> list[core.Jaxpr]:
     # functions beside it.
     found = [getattr(value, "jaxpr", value) for value in params.values()]
     return [value for value in found if isinstance(value, core.Jaxpr)]
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """Returns the bfloat16 peak of a device in FLOP/s, or None if the kind is not in the table.
-
-    >>> peak_flops("NVIDIA H100 80GB HBM3"), peak_flops("cpu")
-    (989000000000000.0, None)
-    """
-    known = [kind for kind in PEAK_FLOPS if device_kind.startswith(kind)]
-    return PEAK_FLOPS[max(known, key=len)] if known else None

@@ -46,13 +46,10 @@ class Programs:
         self._taught_by = () if teacher is None else (teacher.params,)
         self._programs: dict[tuple[int, int], Any] = {}
         for stage in self._stages:
-            loss = make_loss(config.loss, mesh)
-            step = make_train_step(config, optimizer, loss, stage, teacher)
             for spec in stage_specs(stage, mesh):
                 start = time.perf_counter()
-                with jax.set_mesh(mesh):
-                    jitted = compile_step(step, state, spec, teacher)
-                    program = jitted.lower(state, spec, *self._taught_by).compile()
+                program = lowered_step(config, optimizer, mesh, state, stage, spec, teacher)
+                program = program.compile()
                 self._programs[stage.first_step, spec["tokens"].shape[1]] = program
                 say(_told(stage, spec, program, time.perf_counter() - start))
 
@@ -62,6 +59,32 @@ class Programs:
         return self._programs[stage.first_step, batch["tokens"].shape[1]](
             state, batch, *self._taught_by
         )
+
+
+def lowered_step(
+    config: TrainConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    state: TrainState,
+    stage: Stage,
+    spec: Spec,
+    teacher: Teacher | None = None,
+) -> Any:
+    """Returns a step as it goes to the compiler: what `clipjax train` runs and `plan` looks at.
+
+    Args:
+        config: of the run.
+        optimizer: of the run.
+        mesh: of the run; its devices need not be there.
+        state: arrays or what describes them, with shardings.
+        stage: whose step it is.
+        spec: of its batch.
+        teacher: that the run learns from.
+    """
+    step = make_train_step(config, optimizer, make_loss(config.loss, mesh), stage, teacher)
+    taught_by = () if teacher is None else (teacher.params,)
+    with jax.set_mesh(mesh):
+        return compile_step(step, state, spec, teacher).lower(state, spec, *taught_by)
 
 
 def stage_specs(stage: Stage, mesh: Mesh) -> list[dict[str, jax.ShapeDtypeStruct]]:

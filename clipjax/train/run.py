@@ -16,8 +16,8 @@ from jax.sharding import Mesh
 
 from clipjax.config import TrainConfig, UserError, to_json_dict
 from clipjax.core.checkpoint import CheckpointReader, CheckpointWriter, write_atomically
+from clipjax.core.chips import peak_flops
 from clipjax.core.distributed import broadcast_bytes, broadcast_int
-from clipjax.core.flops import peak_flops
 from clipjax.core.lifeline import Lifeline
 from clipjax.core.mesh import make_mesh
 from clipjax.core.metrics import make_sinks, strict_json

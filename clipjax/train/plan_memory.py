@@ -1,0 +1,210 @@
+"""How much memory of a device a step takes, and what for."""
+
+import dataclasses
+import math
+import re
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from clipjax.config import TrainConfig
+from clipjax.core.mesh import batch_sharding, replicated
+from clipjax.core.topologies import Topology
+from clipjax.losses import make_loss
+from clipjax.train.plan_cost import saved_bytes_of_pair
+from clipjax.train.programs import lowered_step, stage_specs
+from clipjax.train.setup import batch_spec
+from clipjax.train.state import TrainState, abstract_state, optimizer_of, trained_of
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compilation:
+    """What became of a step that was compiled.
+
+    Attributes:
+        needed_bytes: memory that it takes of one device, arguments included.
+        fits: whether the device has so much; True where that is not known (CPU).
+        temporary_bytes: of them, beyond the arguments; None if the compiler gave up.
+        text: the program; None if the compiler gave up.
+        lower_seconds: of tracing and lowering.
+        compile_seconds: of XLA.
+    """
+
+    needed_bytes: int
+    fits: bool
+    temporary_bytes: int | None
+    text: str | None
+    lower_seconds: float
+    compile_seconds: float
+
+
+def compile_for(
+    config: TrainConfig, topology: Topology, mesh: Mesh, *, quick: bool = False
+) -> Compilation:
+    """Compiles the step of a run, for devices that need not be there.
+
+    Args:
+        config: of a run without stages.
+        topology: the machine.
+        mesh: over its devices.
+        quick: TPU: with the least optimisation, a quarter of the time, some per cent more memory.
+
+    Raises:
+        UsageError: if the batch cannot be split over the mesh.
+    """
+    start = time.perf_counter()
+    optimizer = optimizer_of(config)
+    state = abstract_state(config, optimizer, mesh)
+    (stage,) = config.parts
+    batch = stage_specs(stage, mesh)[-1]
+    lowered = lowered_step(config, optimizer, mesh, state, stage, batch)
+    lowered_at = time.perf_counter()
+    try:
+        compiled = compiled_on(lowered, topology, quick=quick)
+    except jax.errors.JaxRuntimeError as error:
+        needed = out_of_memory_bytes(str(error), shard_bytes((state, batch)))
+        if needed is None:
+            raise
+        return Compilation(
+            needed_bytes=needed,
+            fits=False,
+            temporary_bytes=None,
+            text=None,
+            lower_seconds=lowered_at - start,
+            compile_seconds=time.perf_counter() - lowered_at,
+        )
+    stats = compiled.memory_analysis()
+    assert stats is not None
+    held = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
+    needed = held + stats.temp_size_in_bytes
+    if topology.platform == "tpu":
+        # Its compiler shares buffers that the sum counts twice, and compares this with the memory.
+        needed = stats.peak_memory_in_bytes
+    chip = topology.chip
+    return Compilation(
+        needed_bytes=needed,
+        fits=chip is None or needed <= chip.usable_bytes,
+        temporary_bytes=stats.temp_size_in_bytes,
+        text=compiled.as_text(),
+        lower_seconds=lowered_at - start,
+        compile_seconds=time.perf_counter() - lowered_at,
+    )
+
+
+def compiled_on(lowered: Any, topology: Topology, *, quick: bool = False) -> Any:
+    """Returns the compiled program.
+
+    Args:
+        lowered: of `jax.jit(...).lower`.
+        topology: the machine.
+        quick: as in `compile_for`.
+    """
+    if topology.platform == "gpu":
+        # Without a GPU nothing can be timed, which is how Triton's tiles are chosen; some have
+        # none without it (XLA of jax 0.10.2: "Couldn't find output tile sizes").
+        return lowered.compile(compiler_options={"xla_gpu_enable_triton_gemm": False})
+    if topology.platform != "tpu" or not quick:
+        return lowered.compile()
+    before = jax.config.jax_optimization_level  # type: ignore[attr-defined]
+    jax.config.update("jax_optimization_level", "O0")
+    try:
+        return lowered.compile()
+    finally:
+        jax.config.update("jax_optimization_level", before)
+
+
+def out_of_memory_bytes(message: str, argument_bytes: int) -> int | None:
+    """Returns what the TPU's compiler would have needed, by its error; None for other errors.
+
+    Args:
+        message: of the error.
+        argument_bytes: of one device, which one form of the message leaves out.
+
+    >>> out_of_memory_bytes("HLO temporaries (18.00G) exceeds available HBM (15.75G)", 1 << 30)
+    20401094656
+    """
+    if "RESOURCE_EXHAUSTED" not in message and "exceeds available HBM" not in message:
+        return None
+    found = re.search(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM", message)
+    arguments = argument_bytes if "temporaries" in message else 0
+    if found is None:
+        found, arguments = re.search(r"Used ([\d.]+)([KMGT]?) of ", message), 0
+    return None if found is None else int(float(found[1]) * _UNITS[found[2]]) + arguments
+
+
+def memory_classes(
+    config: TrainConfig, topology: Topology, mesh: Mesh, compilation: Compilation
+) -> dict[str, Any]:
+    """Returns bytes of one device by what they are for.
+
+    `parameters`, `optimizer`, `ema` and `batch` are exact. `activations` is what the backward pass
+    finds saved, by the trace: without the padding of layouts. `loss` is what the loss needs when it
+    is compiled alone. `other` is what is left: gradients, gathered weights, work space; never less
+    than 0, as not all of them are alive at once.
+    """
+    state = abstract_state(config, optimizer_of(config), mesh)
+    exact = {
+        "parameters": shard_bytes((state.params, state.model_state)),
+        "optimizer": shard_bytes(state.opt_state),
+        "ema": shard_bytes(state.ema),
+        "batch": shard_bytes(batch_spec(config, mesh)),
+    }
+    rows = batch_sharding(mesh).shard_shape((config.data.global_batch_size,))[0]
+    estimates = {
+        "activations": round(saved_bytes_of_pair(config) * rows / config.micro_batches),
+        "loss": loss_bytes(config, topology, mesh),
+    }
+    known = sum(exact.values()) + sum(estimates.values())
+    chip = topology.chip
+    return {
+        **exact,
+        **estimates,
+        "other": max(compilation.needed_bytes - known, 0),
+        "estimates": [*estimates, "other"],
+        "temporaries": compilation.temporary_bytes,
+        "needed": compilation.needed_bytes,
+        "usable": None if chip is None else chip.usable_bytes,
+        "device": None if chip is None else chip.memory_bytes,
+        "fits": compilation.fits,
+    }
+
+
+def shard_bytes(tree: Any) -> int:
+    """Returns what one device holds of arrays that carry shardings."""
+    return sum(
+        jnp.dtype(leaf.dtype).itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def gradient_bytes(config: TrainConfig, mesh: Mesh) -> int:
+    """Returns what one device holds of the gradients of what is trained, in float32."""
+    state: TrainState = abstract_state(config, optimizer_of(config), mesh)
+    which = trained_of(config, state.params)
+    return shard_bytes({name: leaf for name, leaf in state.params.items() if which[name]})
+
+
+def loss_bytes(config: TrainConfig, topology: Topology, mesh: Mesh) -> int:
+    """Returns the temporaries of the loss and its gradient alone, compiled on the same devices."""
+    size = config.data.global_batch_size
+    if config.loss.over == "micro_batch":
+        size //= config.micro_batches
+    embeds = jax.ShapeDtypeStruct(
+        (size, config.model.embed_dim), jnp.float32, sharding=batch_sharding(mesh)
+    )
+    number = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
+    loss, biased = make_loss(config.loss, mesh), config.model.init_logit_bias is not None
+
+    def of_embeds(images: Any, texts: Any, scale: Any, bias: Any) -> Any:
+        return loss(images, texts, scale, bias if biased else None, None)
+
+    with jax.set_mesh(mesh):
+        lowered = jax.jit(jax.value_and_grad(of_embeds, (0, 1, 2))).lower(
+            embeds, embeds, number, number
+        )
+    return compiled_on(lowered, topology, quick=True).memory_analysis().temp_size_in_bytes

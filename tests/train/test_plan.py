@@ -1,0 +1,215 @@
+"""Plans of tiny runs on simulated devices, against what the trainer itself compiles."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from clipjax.config import ComputeConfig, MeshConfig, StageConfig, UsageError
+from clipjax.core.flops import program_flops
+from clipjax.core.mesh import make_mesh
+from clipjax.core.topologies import parse_topology
+from clipjax.losses import softmax_loss
+from clipjax.models.cost import pair_forward_flops
+from clipjax.train import plan_memory, programs
+from clipjax.train.flops import training_flops
+from clipjax.train.plan import plan, plan_mesh, planned_config
+from clipjax.train.plan_cost import executed_flops, loss_flops, saved_bytes_of_pair
+from clipjax.train.plan_memory import compile_for, out_of_memory_bytes
+from clipjax.train.state import abstract_state, optimizer_of
+
+CPU = parse_topology("cpu:8")
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config):
+    return dataclasses.replace(
+        tiny_config,
+        data=dataclasses.replace(tiny_config.data, root="/nowhere"),  # it is not opened
+        mesh=MeshConfig(data=2, fsdp=2, tensor=2),
+    )
+
+
+@pytest.fixture(scope="module")
+def figures(config):
+    return plan(config, CPU)
+
+
+def with_compute(config, **changes):
+    compute = ComputeConfig(**changes)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, compute=compute))
+
+
+def test_the_memory_is_that_of_the_step_that_is_trained_with(figures, config, make_trainer):
+    trainer = make_trainer(config, make_mesh(config.mesh))
+    with jax.set_mesh(trainer.mesh):
+        stats = trainer.compiled.lower(trainer.like, trainer.spec).compile().memory_analysis()
+    memory = figures["memory"]
+    held = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
+    assert memory["temporaries"] == stats.temp_size_in_bytes
+    assert memory["needed"] == held + stats.temp_size_in_bytes
+    # The step counter and the count of bad steps are in no class, nor is what XLA rounds up.
+    exact = sum(memory[name] for name in ("parameters", "optimizer", "ema", "batch"))
+    assert 0 <= stats.argument_size_in_bytes - exact <= 64
+
+
+def test_the_state_is_counted_leaf_by_leaf(figures, config, make_trainer):
+    """What the arrays of device 0 hold, of a state that was really made."""
+    state = make_trainer(config, make_mesh(config.mesh)).init()
+
+    def on_device(tree):
+        return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
+
+    memory = figures["memory"]
+    assert memory["parameters"] == on_device((state.params, state.model_state))
+    assert memory["optimizer"] == on_device(state.opt_state)
+    assert memory["ema"] == on_device(state.ema)
+    assert memory["ema"] == memory["parameters"] > 0
+
+
+def test_classes_are_never_negative_and_cover_what_is_needed(figures):
+    memory = figures["memory"]
+    names = ("parameters", "optimizer", "ema", "batch", "activations", "loss", "other")
+    assert all(memory[name] >= 0 for name in names)
+    assert sum(memory[name] for name in names) >= memory["needed"]
+    assert memory["fits"]
+    assert figures["roofline"] is None
+
+
+def test_the_ring_of_the_loss_is_seen(figures):
+    """Four parts of the batch travel around four places along `data` and `fsdp`."""
+    ring = [row for row in figures["collectives"] if row["place"] == "loss"]
+    assert {(row["kind"], tuple(row["axes"]), tuple(row["loops"])) for row in ring} == {
+        ("collective-permute", ("data", "fsdp"), (4,))
+    }
+    kinds = {(row["kind"], axis) for row in figures["collectives"] for axis in row["axes"]}
+    assert ("all-gather", "fsdp") in kinds
+    assert ("all-reduce", "data") in kinds
+
+
+def test_saved_activations_of_a_block_are_by_hand(config):
+    """With remat full a block saves its input, float32 [tokens, width]: 5 and 16 tokens of 32."""
+
+    def deep(depth):
+        model = config.model
+        model = dataclasses.replace(
+            model,
+            image=dataclasses.replace(model.image, depth=depth),
+            text=dataclasses.replace(model.text, depth=depth),
+        )
+        full = dataclasses.replace(config, model=model)
+        return saved_bytes_of_pair(with_compute(full, remat="full", scan_layers=True))
+
+    assert deep(4) - deep(2) == 2 * (5 + 16) * 32 * 4
+
+
+def test_each_remat_saves_less_and_computes_more(config):
+    changed = [with_compute(config, remat=r, scan_layers=True) for r in ("none", "names", "full")]
+    none, names, full = map(saved_bytes_of_pair, changed)
+    assert none > names > full > 0
+    assert executed_flops(changed[0]) < executed_flops(changed[2])
+
+
+def test_micro_batches_encode_once_more(config):
+    size = config.data.global_batch_size
+    parts = dataclasses.replace(config, micro_batches=2)
+    again = executed_flops(parts) - executed_flops(config)
+    assert again == size * pair_forward_flops(config.model)
+
+
+def test_executed_flops_are_those_of_training_without_the_gradient_of_the_input(config):
+    """The first layer of each tower has no gradient of its input: the patches; a look-up has no
+    product at all."""
+    image = config.model.image
+    patches = 2 * image.num_patches * 3 * image.patch_size**2 * image.width
+    size = config.data.global_batch_size
+    assert executed_flops(config) == size * (training_flops(config) - patches)
+
+
+def test_flops_of_the_loss_are_those_of_its_trace(config):
+    plain = dataclasses.replace(config, loss=dataclasses.replace(config.loss, form="plain"))
+    embeds = jnp.ones((config.data.global_batch_size, config.model.embed_dim))
+    both = jax.value_and_grad(lambda x, y: softmax_loss(x, y, jnp.array(10.0)), (0, 1))
+    assert loss_flops(plain) == program_flops(both, embeds, embeds)
+
+
+def test_what_cannot_be_is_refused_before_anything_is_compiled(config, replace_in):
+    """That an axis splits nothing: tests/core/test_sharding_report.py."""
+
+    def refused(field, value):
+        with pytest.raises(UsageError) as caught:
+            plan_mesh(replace_in(config, field, value), jax.devices())
+        return str(caught.value)
+
+    assert "does not fill 8 devices" in refused("mesh", MeshConfig(data=3, fsdp=2))
+    assert "Nearest sizes that can: 16 and 20" in refused("data.global_batch_size", 18)
+
+
+def test_what_an_axis_does_not_divide_is_a_warning(config, replace_in):
+    uneven = replace_in(config, "model.text.vocab_size", 301)
+    _, warnings = plan_mesh(uneven, jax.devices())
+    assert any("does not divide the 301 of axis 'vocab'" in line for line in warnings)
+
+
+class Refusing:
+    """A program whose compiler runs out of memory."""
+
+    def compile(self, compiler_options=None):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total "
+            "memory required for HLO temporaries (18.51G) exceeds available HBM (15.75G)."
+        )
+
+
+def test_a_run_and_its_plan_are_one_program(config, monkeypatch):
+    """Both ask `lowered_step`, and compile nothing else."""
+    assert plan_memory.lowered_step is programs.lowered_step
+
+    class AskedError(Exception):
+        pass
+
+    def asked(*_):
+        raise AskedError
+
+    monkeypatch.setattr(programs, "lowered_step", asked)
+    monkeypatch.setattr(plan_memory, "lowered_step", asked)
+    mesh, optimizer = make_mesh(config.mesh), optimizer_of(config)
+    state = abstract_state(config, optimizer, mesh)
+    with pytest.raises(AskedError):
+        programs.Programs(config, optimizer, mesh, state, say=print)
+    with pytest.raises(AskedError):
+        compile_for(config, CPU, mesh)
+
+
+def test_what_of_a_run_is_not_planned_is_said(config):
+    staged = dataclasses.replace(config, stages={"small": StageConfig(image_size=8)})
+    planned, left_out = planned_config(staged)
+    assert planned == config
+    assert "stages" in left_out[0]
+    assert planned_config(config) == (config, [])
+
+
+def test_a_compiler_that_runs_out_of_memory_is_an_answer(config, monkeypatch):
+    monkeypatch.setattr(
+        "clipjax.train.plan_memory.compiled_on", lambda *_, **__: Refusing().compile()
+    )
+    found = compile_for(config, CPU, make_mesh(config.mesh))
+    assert not found.fits
+    assert found.text is None
+    assert found.needed_bytes > 18.51 * 2**30
+
+
+@pytest.mark.parametrize(
+    ("message", "needed"),
+    [
+        ("RESOURCE_EXHAUSTED: x HLO temporaries (2.50G) exceeds available HBM (1.00G)", 2.5),
+        ("RESOURCE_EXHAUSTED: total memory required (512.00M) exceeds available HBM (1.0G)", 0.5),
+        ("RESOURCE_EXHAUSTED: Used 3.00G of 1.00G hbm. Exceeded hbm capacity by 2G", 3.0),
+        ("RESOURCE_EXHAUSTED: (4.52T) exceeds available HBM (15.75G)", 4.52 * 1024),
+        ("INVALID_ARGUMENT: something else (3.00G)", None),
+    ],
+)
+def test_the_need_is_read_from_each_form_of_the_message(message, needed):
+    found = out_of_memory_bytes(message, 0)
+    assert found == (None if needed is None else int(needed * 2**30))
