@@ -5,6 +5,7 @@ run.
 """
 
 import dataclasses
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,9 +41,19 @@ def plan_mesh(config: TrainConfig, devices: Sequence[Any]) -> tuple[Mesh, list[s
     return mesh, sharding_warnings(config, state, mesh)
 
 
-def planned_config(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
+def planned_config(config: TrainConfig, topology: Topology) -> tuple[TrainConfig, list[str]]:
     """Returns what of a run is planned, and what is left out of it, a sentence each."""
     left_out = []
+    compute = config.model.compute
+    if topology.platform == "gpu" and compute.attention == "auto" and not _has_cudnn():
+        left_out.append(
+            "attention is planned as 'xla', which needs more memory than 'cudnn': cuDNN, which "
+            "'auto' asks when it is traced, is not installed (pip install nvidia-cudnn-cu13)."
+        )
+        compute = dataclasses.replace(compute, attention="xla")
+        config = dataclasses.replace(
+            config, model=dataclasses.replace(config.model, compute=compute)
+        )
     if config.stages:
         left_out.append(
             "the run has stages; planned is a run that is as large all along as its largest."
@@ -51,6 +62,13 @@ def planned_config(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
     if config.distill.teacher:
         left_out.append("distill.teacher is left out: its parameters and passes come on top.")
     return config, left_out
+
+
+def _has_cudnn() -> bool:
+    try:
+        return importlib.util.find_spec("nvidia.cudnn") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def plan(config: TrainConfig, topology: Topology, *, quick: bool = False) -> dict[str, Any]:
@@ -65,7 +83,7 @@ def plan(config: TrainConfig, topology: Topology, *, quick: bool = False) -> dic
         UsageError: as `plan_mesh`.
         UserError: if the compiler's package is missing.
     """
-    config, left_out = planned_config(config)
+    config, left_out = planned_config(config, topology)
     mesh, warnings = plan_mesh(config, devices_of(topology))
     compilation = compile_for(config, topology, mesh, quick=quick)
     memory = memory_classes(config, topology, mesh, compilation)
