@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from clipjax.config import TrainConfig
+from clipjax.config import TrainConfig, UserError
 from clipjax.core.collectives import collectives
 from clipjax.core.mesh import make_mesh
 from clipjax.core.topologies import Topology, devices_of
@@ -42,9 +42,18 @@ def plan_mesh(config: TrainConfig, devices: Sequence[Any]) -> tuple[Mesh, list[s
 
 
 def planned_config(config: TrainConfig, topology: Topology) -> tuple[TrainConfig, list[str]]:
-    """Returns what of a run is planned, and what is left out of it, a sentence each."""
+    """Returns what of a run is planned, and what is left out of it, a sentence each.
+
+    Raises:
+        UserError: if cuDNN is asked for by name and is not installed.
+    """
     left_out = []
     compute = config.model.compute
+    if topology.platform == "gpu" and compute.attention == "cudnn" and not _has_cudnn():
+        raise UserError(
+            "config.model.compute.attention='cudnn' asks cuDNN when it is traced, which is not "
+            "installed. Run pip install nvidia-cudnn-cu13, or plan with attention=xla."
+        )
     if topology.platform == "gpu" and compute.attention == "auto" and not _has_cudnn():
         left_out.append(
             "attention is planned as 'xla', which needs more memory than 'cudnn': cuDNN, which "
