@@ -5,13 +5,14 @@ run.
 """
 
 import dataclasses
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from clipjax.config import TrainConfig
+from clipjax.config import TrainConfig, UserError
 from clipjax.core.collectives import collectives
 from clipjax.core.mesh import make_mesh
 from clipjax.core.topologies import Topology, devices_of
@@ -40,9 +41,28 @@ def plan_mesh(config: TrainConfig, devices: Sequence[Any]) -> tuple[Mesh, list[s
     return mesh, sharding_warnings(config, state, mesh)
 
 
-def planned_config(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
-    """Returns what of a run is planned, and what is left out of it, a sentence each."""
+def planned_config(config: TrainConfig, topology: Topology) -> tuple[TrainConfig, list[str]]:
+    """Returns what of a run is planned, and what is left out of it, a sentence each.
+
+    Raises:
+        UserError: if cuDNN is asked for by name and is not installed.
+    """
     left_out = []
+    compute = config.model.compute
+    if topology.platform == "gpu" and compute.attention == "cudnn" and not _has_cudnn():
+        raise UserError(
+            "config.model.compute.attention='cudnn' asks cuDNN when it is traced, which is not "
+            "installed. Run pip install nvidia-cudnn-cu13, or plan with attention=xla."
+        )
+    if topology.platform == "gpu" and compute.attention == "auto" and not _has_cudnn():
+        left_out.append(
+            "attention is planned as 'xla', which needs more memory than 'cudnn': cuDNN, which "
+            "'auto' asks when it is traced, is not installed (pip install nvidia-cudnn-cu13)."
+        )
+        compute = dataclasses.replace(compute, attention="xla")
+        config = dataclasses.replace(
+            config, model=dataclasses.replace(config.model, compute=compute)
+        )
     if config.stages:
         left_out.append(
             "the run has stages; planned is a run that is as large all along as its largest."
@@ -51,6 +71,13 @@ def planned_config(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
     if config.distill.teacher:
         left_out.append("distill.teacher is left out: its parameters and passes come on top.")
     return config, left_out
+
+
+def _has_cudnn() -> bool:
+    try:
+        return importlib.util.find_spec("nvidia.cudnn") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def plan(config: TrainConfig, topology: Topology, *, quick: bool = False) -> dict[str, Any]:
@@ -65,7 +92,7 @@ def plan(config: TrainConfig, topology: Topology, *, quick: bool = False) -> dic
         UsageError: as `plan_mesh`.
         UserError: if the compiler's package is missing.
     """
-    config, left_out = planned_config(config)
+    config, left_out = planned_config(config, topology)
     mesh, warnings = plan_mesh(config, devices_of(topology))
     compilation = compile_for(config, topology, mesh, quick=quick)
     memory = memory_classes(config, topology, mesh, compilation)

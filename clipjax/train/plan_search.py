@@ -44,7 +44,7 @@ def largest_batch(config: TrainConfig, topology: Topology, say: Say) -> dict[str
         raise UsageError(
             f"--batch_search: how much memory {topology.name} has is not known. Give a TPU or GPU."
         )
-    config, _ = planned_config(config)
+    config, _ = planned_config(config, topology)
     devices = devices_of(topology)
     mesh, _ = plan_mesh(config, devices)
     unit = batch_devices(mesh) * config.micro_batches
@@ -117,7 +117,7 @@ def remedies(
         state_bytes: that a device holds of the state.
     """
     assert topology.chip is not None
-    config, _ = planned_config(config)
+    config, _ = planned_config(config, topology)
     devices = devices_of(topology)
     large = state_bytes > _LARGE_STATE * topology.chip.usable_bytes
     mesh, _ = plan_mesh(config, devices)

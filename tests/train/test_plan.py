@@ -184,10 +184,10 @@ def test_a_run_and_its_plan_are_one_program(config, monkeypatch):
 
 def test_what_of_a_run_is_not_planned_is_said(config):
     staged = dataclasses.replace(config, stages={"small": StageConfig(image_size=8)})
-    planned, left_out = planned_config(staged)
+    planned, left_out = planned_config(staged, CPU)
     assert planned == config
     assert "stages" in left_out[0]
-    assert planned_config(config) == (config, [])
+    assert planned_config(config, CPU) == (config, [])
 
 
 def test_a_compiler_that_runs_out_of_memory_is_an_answer(config, monkeypatch):
