@@ -20,6 +20,7 @@ ASSUMPTIONS = (
     "one of them share their network cards.",
     "The first step time lets arithmetic, memory and network overlap entirely, the second not at "
     "all. Input is never waited for; compilation, evaluation and checkpoints are left out.",
+    "For GPUs matrix products are compiled without Triton, which wants to try its tiles on a card.",
 )
 
 
