@@ -69,17 +69,19 @@ def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any
         record = run_record(config, source)
         _same_everywhere(config, record)
         prepared = _Prepared(config, workdir, lifeline, mesh, source, tasks, record)
-        added: Skips = ()
+        skips: Skips | None = None
         while True:
             first_step = resume_step(workdir, record, config)
             if first_step >= config.num_steps and _results(workdir, first_step):
                 _say(f"{workdir}: done at step {first_step:,}; nothing to do.")
                 return _results(workdir, first_step)
-            skips = tuple(sorted((*recorded_skips(workdir, first_step), *added)))
+            skips = recorded_skips(workdir, first_step) if skips is None else skips
             try:
                 return _go_on(prepared, first_step, skips)
             except SpoiltError as error:
-                added = (*added, _rolled_back(config, workdir, error, skips))
+                skips = sorted((*skips, _rolled_back(config, workdir, error, skips)))
+                # What has read from a server cannot once it is closed.
+                prepared = dataclasses.replace(prepared, source=open_source(config))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +107,10 @@ def _rolled_back(
     """
     if len(skips) >= config.guard.max_rollbacks:
         raise error
-    step = broadcast_int(CheckpointReader(workdir / "checkpoints").newest_verified() or 0)
+    step = 0
+    if jax.process_index() == 0:
+        step = CheckpointReader(workdir / "checkpoints").newest_verified() or 0
+    step = broadcast_int(step)
     batches = batch_schedule(config, skips)
     samples = batches.first_sample(error.step) - batches.first_sample(step)
     left_out = -(-samples // batches.size(step))

@@ -210,7 +210,7 @@ def guarded_config(tiny_config):
     return dataclasses.replace(
         tiny_config,
         num_steps=16,
-        guard=GuardConfig(abort_after=2, max_rollbacks=1),
+        guard=GuardConfig(abort_after=2, max_rollbacks=2),
         log=dataclasses.replace(tiny_config.log, every_steps=1),
         evals=dataclasses.replace(tiny_config.evals, tasks={}),
         mesh=MeshConfig(fsdp=1),
@@ -218,7 +218,10 @@ def guarded_config(tiny_config):
 
 
 def test_a_spoilt_run_goes_back_and_past_the_data(guarded_config, tmp_path, monkeypatch, capfd):
-    """The batches 7 and 8 of the data are spoilt; the checkpoint is of step 4."""
+    """Batches 7 and 8 of the data are spoilt: back to the checkpoint of step 4, and past them.
+
+    Later 17 and 18 are: back to one that knows what was left out before.
+    """
     from clipjax.train import programs
 
     batches_seen, in_a_row = [], [0]
@@ -238,23 +241,25 @@ def test_a_spoilt_run_goes_back_and_past_the_data(guarded_config, tmp_path, monk
     spoilt = set()
     monkeypatch.setattr(programs.Programs, "__call__", noted)
     config = guarded_config
-    train(config, tmp_path / "plain")
+    train(dataclasses.replace(config, num_steps=30), tmp_path / "plain")
     sums = dict(batches_seen)
-    spoilt = {sums[7], sums[8]}
+    spoilt = {sums[7], sums[8], sums[17], sums[18]}
     batches_seen.clear()
     figures = train(config, tmp_path / "spoilt")
     assert figures["step"] == 16
     told = capfd.readouterr().err
     assert "Going back to step 4 and leaving out" in told
-    steps = [step for step, _ in batches_seen]
-    back = steps.index(4, 5)
-    left_out = steps[back - 1] + 1 - 4
-    # After it step 4 sees what step 4 + left_out would have seen.
-    after = dict(batches_seen[back:])
-    assert after[4] == sums[4 + left_out]
-    assert not spoilt & set(after.values())
+    seen = [step for step, _ in batches_seen]
+    backs = [place for place in range(1, len(seen)) if seen[place] <= seen[place - 1]]
     record = json.loads((tmp_path / "spoilt" / "checkpoints" / "00000016" / "run.json").read_text())
-    assert record["skipped"] == [[4, left_out]]
+    assert [at for at, _ in record["skipped"]] == [seen[place] for place in backs]
+    assert len(backs) == 2
+    # In the end every step has seen the batch so much further on as was left out before it.
+    last = dict(batches_seen)
+    for step in range(16):
+        left_out = sum(batches for at, batches in record["skipped"] if at <= step)
+        assert last[step] == sums[step + left_out]
+    assert not spoilt & set(last.values())
 
 
 def test_without_a_way_back_the_run_ends_with_what_to_do(guarded_config, tmp_path, monkeypatch):
