@@ -130,5 +130,8 @@ def _pairs(options, images, scale, bias, groups, numbers, texts):
     logits = scale * cosines + bias
     positive, counted = relations(options, groups, texts.groups, numbers, texts.numbers)
     signed = jnp.where(positive, logits, -logits)
-    slope = jnp.where(positive, -1.0, 1.0) * jax.nn.sigmoid(-signed)
-    return -jax.nn.log_sigmoid(signed), slope, cosines, counted
+    # -log sigmoid(x) and sigmoid(-x) from one exponential, which is most of the time.
+    small = jnp.exp(-jnp.abs(signed))
+    loss = jnp.maximum(-signed, 0) + jnp.log1p(small)
+    wrong = jnp.where(signed >= 0, small, 1.0) / (1 + small)
+    return loss, jnp.where(positive, -wrong, wrong), cosines, counted

@@ -29,18 +29,20 @@ OPTIONS = {
     "sigmoid, negatives": ("sigmoid", LossOptions(), NEGATIVES),
 }
 WALKS = {
-    "ring": ("ring", 512, (8, 1, 1)),
-    "ring in blocks": ("ring", 1, (4, 2, 1)),
-    "ring of few": ("ring", 2, (2, 2, 2)),
-    "chunked": ("chunked", 512, (8, 1, 1)),
-    "chunked in blocks": ("chunked", 4, (2, 2, 2)),
-    "alone in blocks": ("ring", 4, (1, 1, 8)),
+    "ring": ("ring", 512, (1, 8, 1, 1)),
+    "ring in blocks": ("ring", 1, (1, 4, 2, 1)),
+    "ring of few": ("ring", 2, (1, 2, 2, 2)),
+    "chunked": ("chunked", 512, (4, 2, 1, 1)),
+    "chunked in blocks": ("chunked", 4, (1, 2, 2, 2)),
+    "slices": ("ring", 4, (2, 2, 2, 1)),
+    "alone in blocks": ("ring", 4, (1, 1, 1, 8)),
 }
 named = pytest.mark.parametrize("name", OPTIONS)
 
 
 def mesh_of(sizes):
-    return make_mesh(MeshConfig(data=sizes[0], fsdp=sizes[1], tensor=sizes[2]))
+    replica, data, fsdp, tensor = sizes
+    return make_mesh(MeshConfig(replica=replica, data=data, fsdp=fsdp, tensor=tensor))
 
 
 @pytest.fixture(scope="module")
