@@ -138,8 +138,8 @@ MISTAKES = {
     "a fraction for a whole number": (["--config.num_steps=1.5"], "flag --config.num_steps=1.5: "),
     "a word for a switch": (["--config.log.tensorboard=perhaps"], "flag --config.log.tensorboard="),
     "a word that is not a choice": (
-        ["--config.optim.schedule=linear"],
-        "config.optim.schedule='linear' is",
+        ["--config.optim.schedule=linaer"],
+        "config.optim.schedule='linaer' is",
     ),
     "a tuple of another length": (
         ["--config.data.crop_scale=(1,2,3)"],

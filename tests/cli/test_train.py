@@ -40,7 +40,9 @@ def test_a_check_says_how_a_run_would_be_split_and_starts_nothing(
 ):
     assert check(config_file, tmp_path, monkeypatch, "--check=4", "--config.mesh.fsdp=2") == 0
     found = capsys.readouterr().out
-    assert found == "12 steps of 16 pairs on 4 devices (data 2, fsdp 2, tensor 1): good\n"
+    assert (
+        found == "12 steps of 16 pairs on 4 devices (replica 1, data 2, fsdp 2, tensor 1): good\n"
+    )
     assert check(config_file, tmp_path, monkeypatch, "--check=0") == 0
 
 

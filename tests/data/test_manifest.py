@@ -145,7 +145,7 @@ _LOAD = """
     import numpy as np
     from clipjax.data.manifest import Manifest
     from clipjax.data.batch_schedule import every_step
-from clipjax.data.order import Order
+    from clipjax.data.order import Order
     from clipjax.data.streams import WindowedShuffle
 
     start = time.monotonic()

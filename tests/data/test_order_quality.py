@@ -22,7 +22,7 @@ def spearman(first, second):
 
 def epochs_of(order, count):
     """The examples of the first two epochs, from batches alone (the epoch ends with a batch)."""
-    steps = count // order.global_batch_size
+    steps = count // order.batches.size(0)
     run = [int(e) for step in range(2 * steps) for e in order.examples(order.samples(step))]
     return run[:count], run[count:]
 

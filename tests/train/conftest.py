@@ -35,12 +35,13 @@ def make_trainer():
         like = abstract_state(config, optimizer, mesh)
         places = jax.tree.map(lambda leaf: leaf.sharding, like)
         loss = loss or make_loss(config.loss, mesh)
-        train_step = make_train_step(config, optimizer, loss, teacher)
+        train_step = make_train_step(config, optimizer, loss, teacher=teacher)
         compiled = compile_step(train_step, like, spec, teacher)
+        taught_by = () if teacher is None else (teacher.params,)
 
         def step(state, batch):
             with jax.set_mesh(mesh):
-                return compiled(state, batch)
+                return compiled(state, batch, *taught_by)
 
         def batch(number):
             rng = np.random.default_rng(number)
