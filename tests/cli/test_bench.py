@@ -231,7 +231,12 @@ serve(prepare)
 @pytest.mark.serial
 def test_a_worker_answers_on_its_own_cpus_waits_idle_and_its_failure_is_one_line():
     with Worker("lazy", ["-c", WORKER], {"answer": 42}, threads=1) as worker:
-        assert worker.ask("cpus") == {"cpus": 1, "answer": 42, "threads": 1}
+        assert worker.ask("cpus") == {
+            "cpus": 1,
+            "answer": 42,
+            "threads": 1,
+            "device": "cpu",
+        }
         before, start = worker.cpu_seconds(), time.perf_counter()
         while time.perf_counter() - start < 0.5:
             np.linalg.svd(np.ones((60, 60)))
