@@ -2,8 +2,8 @@
 
 Tschannen et al. 2025, https://arxiv.org/abs/2502.14786, section 2: batches of 32,768, Adafactor as
 for SigLIP, 20,000 steps of warm-up, texts of 64 tokens, the captioning loss of a LocCa decoder with
-the weight of the contrast. Deviation: captions only, no boxes; and without the self-distillation and
-masked prediction of the last fifth of the steps, whose losses are here
+the weight of the contrast. Deviation: captions only, no boxes; and without the self-distillation
+and masked prediction of the last fifth of the steps, whose losses are here
 (`clipjax.losses.self_distillation`) but not yet their heads and crops.
 
 Set --config.data.root and --config.data.shards to your WebDataset shards, and
