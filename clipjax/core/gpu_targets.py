@@ -37,6 +37,15 @@ class Figures:
     clock_ghz: float
 
 
+_HOPPER = Figures(
+    capability=(9, 0),
+    cores=132,
+    fpus=128,
+    shared_bytes=228 * _KIB,
+    l2_bytes=50 * _MIB,
+    clock_ghz=1.98,
+)
+
 FIGURES: Mapping[str, Figures] = MappingProxyType(
     {
         "a100": Figures(
@@ -47,22 +56,8 @@ FIGURES: Mapping[str, Figures] = MappingProxyType(
             l2_bytes=40 * _MIB,
             clock_ghz=1.41,
         ),
-        "h100": Figures(
-            capability=(9, 0),
-            cores=132,
-            fpus=128,
-            shared_bytes=228 * _KIB,
-            l2_bytes=50 * _MIB,
-            clock_ghz=1.98,
-        ),
-        "h200": Figures(
-            capability=(9, 0),
-            cores=132,
-            fpus=128,
-            shared_bytes=228 * _KIB,
-            l2_bytes=50 * _MIB,
-            clock_ghz=1.98,
-        ),
+        "h100": _HOPPER,
+        "h200": _HOPPER,  # other memory only
         "b200": Figures(
             capability=(10, 0),
             cores=148,

@@ -44,10 +44,18 @@ def state_leaves(state: Any) -> list[Leaf]:
             dtype=str(leaf.dtype),
             spec=str(leaf.sharding.spec),
             bytes=leaf.size * leaf.dtype.itemsize,
-            device_bytes=math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
+            device_bytes=shard_bytes(leaf),
         )
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     ]
+
+
+def shard_bytes(tree: Any) -> int:
+    """Returns what one device holds of arrays that carry shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
 
 
 def warnings(

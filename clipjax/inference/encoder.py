@@ -26,7 +26,7 @@ class Encoder:
     Args:
         config: of the model.
         tokenize: text to ids.
-        mesh: the batch is split over its axes `data` and `fsdp`.
+        mesh: the batch is split over all its axes but `tensor`.
         batch_size: items of one call of the compiled program; rounded up to what the mesh divides.
         threads: decoding threads; 0 for one a core.
     """

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
 from clipjax.core.partition import constrain_batch, gather_table
+from clipjax.losses.online import added, no_normaliser, with_columns
 
 Hidden = Float[Array, "batch places width"]
 Kernel = Float[Array, "width vocab"]
@@ -124,24 +125,20 @@ def _forward(block, smoothing, z_loss, hidden, kernel, bias, targets):
     whole, vocab = gather_table(kernel.astype(hidden.dtype)), kernel.shape[1]
 
     def visit(seen, number):
-        peak, total, hits, spread = seen
+        sums, hits, spread = seen
         ids, fresh, logits = _block(number, block, hidden, whole, bias)
-        masked = jnp.where(fresh, logits, -jnp.inf)
-        higher = jnp.maximum(peak, masked.max(axis=-1))
-        parts = jnp.exp(masked - higher[..., None]).sum(axis=-1)
         hit = fresh & (ids == targets[..., None])
         seen = (
-            higher,
-            total * jnp.exp(peak - higher) + parts,
+            added(sums, jnp.where(fresh, logits, -jnp.inf), axis=2),
             hits + jnp.where(hit, logits, 0.0).sum(axis=-1),
             spread + jnp.where(fresh, logits, 0.0).sum(axis=-1),
         )
         return seen, None
 
     zeros = constrain_batch(jnp.zeros(targets.shape, _sum_dtype(hidden)))
-    start = zeros - jnp.inf, zeros, zeros, zeros
-    (peak, total, hits, spread), _ = jax.lax.scan(visit, start, jnp.arange(-(-vocab // block)))
-    normaliser = peak + jnp.log(total)
+    start = no_normaliser(zeros), zeros, zeros
+    (sums, hits, spread), _ = jax.lax.scan(visit, start, jnp.arange(-(-vocab // block)))
+    normaliser = sums.value()
     losses = normaliser - (1 - smoothing) * hits - smoothing * spread / vocab
     losses += z_loss * normaliser**2
     return losses, (hidden, kernel, bias, targets, normaliser)
@@ -163,8 +160,8 @@ def _backward(block, smoothing, z_loss, residuals, cotangent):
         part = jax.lax.dynamic_slice_in_dim(whole, ids[0], len(ids), axis=1)
         d_hidden += jnp.einsum("bpv,wv->bpw", rounded, part, preferred_element_type=dtype)
         columns = jnp.einsum("bpw,bpv->wv", hidden, rounded, preferred_element_type=dtype)
-        d_kernel = _added(d_kernel, columns, ids)
-        d_bias = None if d_bias is None else _added(d_bias, slope.sum(axis=(0, 1)), ids)
+        d_kernel = with_columns(d_kernel, columns, ids[0])
+        d_bias = None if d_bias is None else with_columns(d_bias, slope.sum(axis=(0, 1)), ids[0])
         return (constrain_batch(d_hidden), d_kernel, d_bias), None
 
     start = (
@@ -203,10 +200,3 @@ def _logits(hidden, kernel, bias):
 
 def _sum_dtype(hidden):
     return jnp.promote_types(hidden.dtype, jnp.float32)
-
-
-def _added(total, part, ids):
-    """Returns the sum of a whole array and of a part of its last axis."""
-    size = len(ids)
-    old = jax.lax.dynamic_slice_in_dim(total, ids[0], size, axis=-1)
-    return jax.lax.dynamic_update_slice_in_dim(total, old + part, ids[0], axis=-1)

@@ -114,6 +114,18 @@ def own(array: jax.Array, count: int) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(array, start, count)
 
 
+def with_columns(total: jax.Array, part: jax.Array, first: jax.Array) -> jax.Array:
+    """Returns a sum to whose last axis a block is added.
+
+    Args:
+        total: so far.
+        part: of the block.
+        first: where the block begins.
+    """
+    old = jax.lax.dynamic_slice_in_dim(total, first, part.shape[-1], axis=-1)
+    return jax.lax.dynamic_update_slice_in_dim(total, old + part, first, axis=-1)
+
+
 def _peaks(peak: jax.Array, logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     peak = jnp.maximum(peak, logits.max(axis=axis))
     # A row that has met no candidate yet has a peak of minus infinity.

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from clipjax.core.partition import constrain_batch, gather_table
-from clipjax.losses.online import added, no_expectation, no_normaliser, weighted
+from clipjax.losses.online import added, no_expectation, no_normaliser, weighted, with_columns
 
 Features = Float[Array, "batch places width"]
 TeacherFeatures = Float[Array, "batch places teacher_width"]
@@ -162,9 +162,7 @@ def _backward(block, temperatures, residuals, cotangent):
         slope = jnp.where(fresh, slope * cotangent[..., None] / temperatures[0], 0.0)
         part = jax.lax.dynamic_slice_in_dim(kernel, first, slope.shape[2], axis=1)
         d_features += jnp.einsum("bpk,wk->bpw", slope, part)
-        old = jax.lax.dynamic_slice_in_dim(d_kernel, first, slope.shape[2], axis=1)
-        new = old + jnp.einsum("bpw,bpk->wk", features, slope)
-        d_kernel = jax.lax.dynamic_update_slice_in_dim(d_kernel, new, first, axis=1)
+        d_kernel = with_columns(d_kernel, jnp.einsum("bpw,bpk->wk", features, slope), first)
         return (constrain_batch(d_features), d_kernel), None
 
     start = jnp.zeros_like(features), jnp.zeros_like(kernel)

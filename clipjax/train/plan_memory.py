@@ -1,7 +1,6 @@
 """How much memory of a device a step takes, and what for."""
 
 import dataclasses
-import math
 import re
 import time
 from typing import Any
@@ -12,6 +11,7 @@ from jax.sharding import Mesh
 
 from clipjax.config import TrainConfig
 from clipjax.core.mesh import batch_sharding, replicated
+from clipjax.core.sharding_report import shard_bytes
 from clipjax.core.topologies import Topology
 from clipjax.losses import make_loss
 from clipjax.train.plan_cost import saved_bytes_of_pair
@@ -52,7 +52,7 @@ def compile_for(
         config: of a run without stages.
         topology: the machine.
         mesh: over its devices.
-        quick: TPU: with the least optimisation, a quarter of the time, some per cent more memory.
+        quick: TPU: with the least optimisation, which takes less time and some more memory.
 
     Raises:
         UsageError: if the batch cannot be split over the mesh.
@@ -172,14 +172,6 @@ def memory_classes(
         "device": None if chip is None else chip.memory_bytes,
         "fits": compilation.fits,
     }
-
-
-def shard_bytes(tree: Any) -> int:
-    """Returns what one device holds of arrays that carry shardings."""
-    return sum(
-        jnp.dtype(leaf.dtype).itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
-        for leaf in jax.tree.leaves(tree)
-    )
 
 
 def gradient_bytes(config: TrainConfig, mesh: Mesh) -> int:

@@ -33,6 +33,7 @@ from clipjax.train.starting_point import starting_tokenizer, starting_weights
 from clipjax.train.state import TrainState, abstract_state, as_dict, init_state, sharding_warnings
 
 Skips = Sequence[tuple[int, int]]
+HostBatch = Mapping[str, np.ndarray]
 
 _DAMAGED_SHOWN = 3
 _WHAT_HAS_MOMENTS = ("lock_image", "lock_text", "freeze", "lora", "kind", "moments_dtype")
@@ -170,7 +171,7 @@ def device_batches(
 ) -> DeviceBatches:
     """Returns the batches first_step, first_step + 1, ... on the devices of the mesh."""
 
-    def host_batches() -> Generator[tuple[int, Stage, Mapping[str, np.ndarray]], None, None]:
+    def host_batches() -> Generator[tuple[int, Stage, np.ndarray, HostBatch], None, None]:
         for stage in config.parts:
             start = max(first_step, stage.first_step)
             if start >= stage.stop_step:
@@ -189,16 +190,15 @@ def device_batches(
             )
             with contextlib.closing(batches):
                 for step in range(start, stage.stop_step):
-                    yield step, stage, next(batches)
+                    yield step, stage, rows, next(batches)
 
-    def put(item: tuple[int, Stage, Mapping[str, np.ndarray]]) -> dict[str, jax.Array]:
-        step, stage, batch = item
+    def put(item: tuple[int, Stage, np.ndarray, HostBatch]) -> dict[str, jax.Array]:
+        step, stage, rows, batch = item
         size, text = stage.config.data.global_batch_size, stage.config.model.text
         if isinstance(data.order, BucketedOrder):
             assert isinstance(text, TextConfig)  # the config refuses buckets for others
             tokens = cut_tokens(batch["tokens"], data.order.bucket(step), text.eot_id)
             batch = {**batch, "tokens": tokens}
-        rows = local_rows(mesh, size)
         return {name: put_rows(array, rows, size, mesh) for name, array in batch.items()}
 
     return DeviceBatches(host_batches(), put)

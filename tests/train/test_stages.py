@@ -53,11 +53,13 @@ class Compilations:
     """Counts them after the first line of the log of the run."""
 
     def __init__(self):
-        self.of_steps, self.started = [], False
+        self.of_steps, self.started, self.before = [], False, 0
 
     def __call__(self, event, _seconds, **more):
         if event == COMPILE and self.started:
             self.of_steps.append(more)
+        elif event == COMPILE:
+            self.before += 1
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,7 @@ def straight(staged_config, tmp_path_factory):
         patch.setattr(loop.Loop, "_log", noted)
         figures = train(staged_config, workdir)
     jax.monitoring.unregister_event_duration_listener(seen)
+    assert seen.before >= len(STAGES)
     return workdir, figures, seen.of_steps
 
 
