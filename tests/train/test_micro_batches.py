@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from clipjax.config import ResNetConfig, UsageError
-from clipjax.core.mesh import make_mesh
+from clipjax.core.mesh import batch_sharding, make_mesh
+from clipjax.train.micro_batches import encoded
 from clipjax.train.setup import batch_spec
 
 STEPS = 3
@@ -57,6 +58,17 @@ def test_parameters_are_those_of_the_whole_batch(
     for name, array in expected.params.items():
         # Adam divides by the root of the second moment: of tiny gradients the sign counts.
         np.testing.assert_allclose(state.params[name], array, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (4, 1, 2), (2, 2, 1)], ids=str)
+def test_what_is_encoded_comes_back_in_the_order_of_the_batch(sizes, step_config):
+    """The losses alone would not see it: they are the same for pairs in any order."""
+    mesh, rows = mesh_of(step_config, sizes), np.arange(16.0)
+    with jax.set_mesh(mesh):
+        found = jax.jit(lambda x, key: encoded(lambda part, _: 2 * part, x, 2, key))(
+            jax.device_put(rows, batch_sharding(mesh)), jax.random.key(0)
+        )
+    np.testing.assert_array_equal(found, 2 * rows)
 
 
 def test_gradients_are_those_of_the_whole_batch(pair_config, make_trainer):
