@@ -67,7 +67,9 @@ def planned_config(config: TrainConfig, topology: Topology) -> tuple[TrainConfig
         left_out.append(
             "the run has stages; planned is a run that is as large all along as its largest."
         )
-        config = dataclasses.replace(config, stages={})
+        most = max(part.config.data.global_batch_size for part in config.parts)
+        data = dataclasses.replace(config.data, global_batch_size=most)
+        config = dataclasses.replace(config, stages={}, data=data)
     if config.distill.teacher:
         left_out.append("distill.teacher is left out: its parameters and passes come on top.")
     return config, left_out

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from clipjax.config.data import RemoteConfig
+from clipjax.data import tar_index
 
 
 @dataclasses.dataclass
@@ -291,3 +292,16 @@ def bucket(s3_server, monkeypatch, content):
         return f"s3://shards/{key}"
 
     return s3_server, put
+
+
+@pytest.fixture
+def builds(monkeypatch):
+    """The shards that were indexed anew."""
+    built, build = [], tar_index.build_index
+
+    def counted(path, *arguments, **options):
+        built.append(path)
+        return build(path, *arguments, **options)
+
+    monkeypatch.setattr(tar_index, "build_index", counted)
+    return built

@@ -213,3 +213,11 @@ def test_a_compiler_that_runs_out_of_memory_is_an_answer(config, monkeypatch):
 def test_the_need_is_read_from_each_form_of_the_message(message, needed):
     found = out_of_memory_bytes(message, 0)
     assert found == (None if needed is None else int(needed * 2**30))
+
+
+def test_a_run_with_stages_is_planned_at_its_largest_batch(tiny_config):
+    stages = {"large": StageConfig(first_step=6, global_batch_size=64)}
+    config, told = planned_config(dataclasses.replace(tiny_config, stages=stages), CPU)
+    assert config.data.global_batch_size == 64
+    assert not config.stages
+    assert "as large all along as its largest" in told[0]
