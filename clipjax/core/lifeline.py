@@ -23,7 +23,8 @@ FAILED, TRY_AGAIN = 1, 75
 _BEAT_SECONDS = 1.0
 _CONNECT_SECONDS = 30.0
 _STACKS_SECONDS, _MOST_STACKS, _MOST_STACK_CHARACTERS = 3.0, 4, 50_000
-# A thread that holds the interpreter's lock for so long after the limit keeps it.
+# A thread that holds the lock of Python for so long after the limit keeps it; process 0 has then
+# looked (within a beat of the limit) and has waited for stacks.
 _LOCKED_SECONDS = 5.0
 
 
@@ -139,16 +140,18 @@ class Lifeline:
     def _guard_lock(self) -> None:
         """Has a thread of C end this process where none of Python's comes to run any more."""
         left = self._me.limit_seconds - self._me.age_seconds
-        if self._closing.is_set() or left > threading.TIMEOUT_MAX:
+        seconds = max(left, 0) + _LOCKED_SECONDS
+        if self._closing.is_set() or seconds > threading.TIMEOUT_MAX:
             return
         # File descriptor 2, since sys.stderr may be replaced by something that has none.
-        faulthandler.dump_traceback_later(max(left, _LOCKED_SECONDS), exit=True, file=2)
+        faulthandler.dump_traceback_later(seconds, exit=True, file=2)
 
     def _look_for_stuck(self, now: float) -> None:
         with self._lock:
             reports = dict(self._reports)
-            if not any(report.overdue(now) for report in reports.values()):
+            if self._ending or not any(report.overdue(now) for report in reports.values()):
                 return
+            self._ending = True  # the stuck one may die while its stacks are waited for
         limit = min(r.limit_seconds for r in reports.values() if r.overdue(now))
         fewest = min(report.phases for report in reports.values() if not report.closed)
         stuck = {p: r for p, r in reports.items() if r.phases == fewest and not r.closed}
@@ -158,7 +161,7 @@ class Lifeline:
             for p, r in sorted(stuck.items())
         )
         self._print_stacks(dict(sorted(stuck.items())[:_MOST_STACKS]))
-        self._die(f"{names} (limit {limit:.0f} s)", TRY_AGAIN)
+        self._end(f"{names} (limit {limit:.0f} s)", TRY_AGAIN)
 
     def _print_stacks(self, stuck: dict[int, _Report]) -> None:
         """Asks processes for the stacks of their threads and prints what comes in time."""
@@ -214,6 +217,7 @@ class Lifeline:
         except (OSError, ValueError):
             pass
         if not report.closed and not self._closing.is_set():
+            self._look_for_stuck(time.monotonic())  # who hangs for long enough ends itself
             self._die(
                 f"process {process} ({report.where}) died in phase {report.phase!r} of step "
                 f"{report.step} (its connection broke)",
@@ -258,6 +262,9 @@ class Lifeline:
             if self._ending:  # the others end because they were told to: that is no new cause
                 return
             self._ending = True
+        self._end(message, status)
+
+    def _end(self, message: str, status: int) -> None:
         self._broadcast({"fatal": message, "status": status})
         self._exit(message, status)
 
