@@ -26,6 +26,7 @@ from clipjax.config.model import ComputeConfig, DualEncoderConfig
 from clipjax.config.objectives import DistillConfig, LossConfig
 from clipjax.config.optim import LoraConfig, OptimConfig, split_rate
 from clipjax.config.presets import PRESETS, preset
+from clipjax.config.self_distill import PrototypeHeadsConfig, SelfDistillConfig
 from clipjax.config.stages import StageConfig
 from clipjax.config.text_towers import (
     BertConfig,
@@ -73,8 +74,10 @@ __all__ = [
     "MixtureConfig",
     "ModernTextConfig",
     "OptimConfig",
+    "PrototypeHeadsConfig",
     "RemoteConfig",
     "ResNetConfig",
+    "SelfDistillConfig",
     "Stage",
     "StageConfig",
     "TaskConfig",

@@ -122,6 +122,8 @@ def _from_value(hint: Any, value: Any, path: str) -> Any:
 
 
 def _from_kind(classes: list[Any], value: Any, path: str) -> Any:
+    if len(classes) == 1:
+        return from_config_dict(classes[0], value, path)
     _check_section(value, path)
     by_kind = {_hints(c)["kind"].__args__[0]: c for c in classes}
     kind = value["kind"] if "kind" in value else next(iter(by_kind))

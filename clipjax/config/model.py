@@ -5,6 +5,7 @@ from typing import Literal
 
 from clipjax.config.fields import AttentionImplementation, Remat, check_positive
 from clipjax.config.image_towers import EfficientNetConfig, ImageConfig, ViTConfig
+from clipjax.config.self_distill import PrototypeHeadsConfig
 from clipjax.config.text_towers import (
     BertConfig,
     CappaDecoderConfig,
@@ -75,6 +76,8 @@ class DualEncoderConfig:
             half of a pixel to the even one (open_clip, torchvision), or down (transformers).
         pad_value: of the border in [0, 255].
         decoder: what writes captions from the tokens of a Vision Transformer; None for none.
+        self_distill: heads for learning from the model's own average, for training only; None for
+            none.
     """
 
     image: ImageConfig = ViTConfig()
@@ -91,12 +94,14 @@ class DualEncoderConfig:
     crop_offset: Literal["nearest", "down"] = "nearest"
     pad_value: int = 0
     decoder: DecoderConfig | None = None
+    self_distill: PrototypeHeadsConfig | None = None
     compute: ComputeConfig = ComputeConfig()
 
     def __post_init__(self):
         check_positive(embed_dim=self.embed_dim)
         self._check_widths()
         self._check_decoder()
+        self._check_self_distill()
         self._check_resize()
         if self.init_logit_scale <= 0:
             raise ValueError(f"init_logit_scale={self.init_logit_scale} must be positive")
@@ -177,6 +182,20 @@ class DualEncoderConfig:
             raise ValueError(
                 f"decoder.width={decoder.width} must be the width of the image tokens, "
                 f"{self.image_token_width}"
+            )
+
+    def _check_self_distill(self) -> None:
+        if self.self_distill is None:
+            return
+        if not isinstance(self.image, ViTConfig):
+            raise ValueError(
+                "self_distill hides patches of an image.kind='vit'; an image.kind="
+                f"{self.image.kind!r} has none"
+            )
+        if self.image.pool == "coca":
+            raise ValueError(
+                "self_distill with image.pool='coca': what the queries of the pooler have read "
+                "stands for no patch. Choose another pool"
             )
 
     @property

@@ -23,6 +23,8 @@ class StageConfig:
         lock_image: see `optim.lock_image`; -1 trains all of the tower. Parameters that are locked
             in one stage only have moments all along, which wait.
         lock_text: the same of the text tower.
+        crop_weight: see `self_distill.crop_weight`. Heads that a stage does not train wait.
+        patch_weight: see `self_distill.patch_weight`.
         peak_learning_rate: the learning rate begins anew with the stage, at its warm-up, and ends
             where the next stage with this field begins.
         warmup_steps: of that; those of the run by default.
@@ -38,6 +40,8 @@ class StageConfig:
     global_batch_size: int | None = None
     lock_image: int | None = None
     lock_text: int | None = None
+    crop_weight: float | None = None
+    patch_weight: float | None = None
     peak_learning_rate: float | None = None
     warmup_steps: int | None = None
 

@@ -13,8 +13,10 @@ from clipjax.config.mesh import MeshConfig
 from clipjax.config.model import DualEncoderConfig
 from clipjax.config.objectives import DistillConfig, LossConfig
 from clipjax.config.optim import OptimConfig
+from clipjax.config.run_checks import check_buckets, check_naflex, check_objectives
+from clipjax.config.self_distill import SelfDistillConfig
 from clipjax.config.stages import StageConfig
-from clipjax.config.text_towers import CappaDecoderConfig, DecoderConfig, TextConfig
+from clipjax.config.text_towers import CappaDecoderConfig, DecoderConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,6 +132,7 @@ class TrainConfig:
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
     distill: DistillConfig = DistillConfig()
+    self_distill: SelfDistillConfig = SelfDistillConfig()
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
     guard: GuardConfig = GuardConfig()
@@ -151,7 +154,7 @@ class TrainConfig:
                 f"not {self.model.text.vocab_size}"
             )
         if self.data.image_mode == "naflex":
-            self._check_naflex()
+            check_naflex(self)
         if self.data.equal_images and self.loss.equal_captions:
             raise ValueError(
                 "data.equal_images and loss.equal_captions: a pair belongs to one group only; "
@@ -159,9 +162,9 @@ class TrainConfig:
             )
         self._check_parts()
         self._check_schedule()
-        self._check_objectives()
+        check_objectives(self)
         if self.data.text_buckets:
-            self._check_buckets()
+            check_buckets(self)
         if self.stages:
             self._check_stages()
 
@@ -219,8 +222,18 @@ class TrainConfig:
                 text=changed(self.model.text, context_length=stage.context_length),
                 decoder=self._staged_decoder(stage),
             )
-            data = changed(self.data, global_batch_size=stage.global_batch_size)
-            return dataclasses.replace(self, stages={}, model=model, data=data, optim=optim)
+            return dataclasses.replace(
+                self,
+                stages={},
+                model=model,
+                data=changed(self.data, global_batch_size=stage.global_batch_size),
+                optim=optim,
+                self_distill=changed(
+                    self.self_distill,
+                    crop_weight=stage.crop_weight,
+                    patch_weight=stage.patch_weight,
+                ),
+            )
         except ValueError as error:
             raise ValueError(f"stages.{name}: {error}") from error
 
@@ -272,55 +285,6 @@ class TrainConfig:
                 "batches are sorted by length across them. Leave one of the two out"
             )
 
-    def _check_objectives(self) -> None:
-        decoder, loss = self.model.decoder, self.loss
-        if not (loss.contrastive_weight or loss.caption_weight or self.distill.teacher):
-            raise ValueError(
-                "loss.contrastive_weight=0, loss.caption_weight=0 and no distill.teacher: there is "
-                "nothing to minimise"
-            )
-        if self.distill.teacher and (self.data.text_buckets or self.data.image_mode == "naflex"):
-            raise ValueError(
-                f"distill.teacher={self.distill.teacher!r} reads square images and whole texts: "
-                "leave out data.text_buckets and data.image_mode='naflex'"
-            )
-        dims, whole = loss.matryoshka_dims, self.model.embed_dim
-        if dims and max(dims) != whole:
-            raise ValueError(
-                f"loss.matryoshka_dims={dims} must be at most model.embed_dim={whole} and include "
-                "it: the whole embeddings, which are evaluated, would not be trained otherwise"
-            )
-        if loss.caption_weight and decoder is None:
-            raise ValueError(
-                f"loss.caption_weight={loss.caption_weight} needs model.decoder, which predicts "
-                "the captions: set it (kind='coca' or 'cappa'), or loss.caption_weight=0"
-            )
-        locked = self.optim.lock_text == 0 or "text/*" in self.optim.freeze
-        embeddings_count = loss.contrastive_weight or self.distill.teacher
-        if decoder is None or embeddings_count or decoder.kind != "cappa":
-            return
-        if not locked and not self.optim.lora.rank:
-            raise ValueError(
-                "loss.contrastive_weight=0 trains nothing of model.text, which "
-                "model.decoder.kind='cappa' does not read and weight decay alone would then move: "
-                "set optim.lock_text=0"
-            )
-
-    def _check_buckets(self) -> None:
-        buckets, text = self.data.text_buckets, self.model.text
-        if buckets[-1] != text.context_length:
-            raise ValueError(
-                f"data.text_buckets={buckets} must end with model.text.context_length="
-                f"{text.context_length}"
-            )
-        if not isinstance(text, TextConfig) or not text.causal or text.pool != "eot":
-            found = "" if not isinstance(text, TextConfig) else f" and causal={text.causal}"
-            raise ValueError(
-                "data.text_buckets needs model.text.causal=True, kind='transformer' and "
-                f"pool='eot', not {text.kind!r}, {text.pool!r}{found}: there padding is seen, so "
-                "its length would change the embeddings"
-            )
-
     def _check_parts(self):
         check_positive(micro_batches=self.micro_batches)
         if self.data.global_batch_size % self.micro_batches:
@@ -363,23 +327,6 @@ class TrainConfig:
                 f"stages.{name}: a warm-up of {warmup} steps and optim.cooldown_steps="
                 f"{self.optim.cooldown_steps} do not fit into the {steps} steps of its learning "
                 f"rate: set stages.{name}.warmup_steps"
-            )
-
-    def _check_naflex(self) -> None:
-        if self.model.image.kind != "vit":
-            raise ValueError(
-                "data.image_mode='naflex' cuts images into patches: model.image.kind="
-                f"{self.model.image.kind!r} cannot read them, only 'vit' can"
-            )
-        changed = [
-            f"augment.{field.name}"
-            for field in dataclasses.fields(self.augment)
-            if getattr(self.augment, field.name) != field.default
-        ]
-        if changed:
-            raise ValueError(
-                f"data.image_mode='naflex' has no whole images to change: leave out "
-                f"{', '.join(changed)}"
             )
 
 

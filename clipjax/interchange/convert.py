@@ -73,8 +73,8 @@ def convert(
         format_of(to)
     if (destination.exists() or destination.is_symlink()) and not force:
         raise UserError(f"{destination}: is there already. Give another name, or --force.")
-    # Layers one by one, as files name them, and exact.
-    config = dataclasses.replace(source.config, compute=ComputeConfig())
+    # Layers one by one, as files name them, and exact; no heads that only training needs.
+    config = dataclasses.replace(source.config, compute=ComputeConfig(), self_distill=None)
     params = source.params(config)
     expected = outputs(config, params)
     checks: dict[str, Any] = {}

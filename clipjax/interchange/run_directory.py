@@ -35,7 +35,7 @@ from clipjax.models import (
     param_shapes,
 )
 from clipjax.models.lora import init_lora, merged
-from clipjax.optim import trained
+from clipjax.optim import trained_in_run
 
 
 def pick_checkpoint(
@@ -89,6 +89,9 @@ def restore_params(
     arrays = {name: array for part in found.values() for name, array in part.items()}
     statistics = {name: arrays.pop(name) for name in model_state_names(saved)}
     params = {**merged(arrays, saved, config.optim.lora), **statistics}
+    if model.self_distill is None:
+        heads = "self_distill/"
+        params = {name: array for name, array in params.items() if not name.startswith(heads)}
     if saved.compute.scan_layers == model.compute.scan_layers:
         return params
     return _restacked(params, model, mesh)
@@ -100,7 +103,7 @@ def _evaluated(config: TrainConfig) -> dict[str, dict[str, jax.Array]]:
     shapes = {name: array.shape for name, array in params.items()}
     averaged: set[str] = set()
     if config.optim.ema_decay:
-        averaged = {n for n, on in trained(config.optim, config.model, shapes).items() if on}
+        averaged = {n for n, on in trained_in_run(config, shapes).items() if on}
     statistics = init_model_state(config.model)
     return {
         "params": {name: array for name, array in params.items() if name not in averaged},

@@ -23,6 +23,8 @@ def model_facts(config: DualEncoderConfig) -> dict[str, Any]:
     _flatten(to_json_dict(config), "", facts)
     for name in [n for n in facts if n in _OF_TRAINING or n.startswith("compute.")]:
         del facts[name]
+    for name in [n for n in facts if n.split(".")[0] == "self_distill"]:
+        del facts[name]
     for name in _PRESENCE & facts.keys():
         facts[name] = "present" if facts[name] is not None else None
     if facts["resize"] != "pad":

@@ -29,8 +29,6 @@ from clipjax.losses.options import LossOptions
 from clipjax.losses.self_distillation import (
     Prototypes,
     chunked_prototype_losses,
-    crop_loss,
-    masked_patch_loss,
     prototype_losses,
     updated_center,
 )
@@ -82,13 +80,11 @@ __all__ = [
     "captioning_loss",
     "chunked_captioning_loss",
     "chunked_prototype_losses",
-    "crop_loss",
     "distillation_loss",
     "feature_loss",
     "hard_partners",
     "make_loss",
     "make_walk",
-    "masked_patch_loss",
     "matching_loss",
     "matryoshka",
     "mean_of_counted",

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from clipjax.core.partition import constrain_batch, gather_table
 from clipjax.losses.online import added, no_expectation, no_normaliser, weighted, with_columns
@@ -86,30 +86,11 @@ def chunked_prototype_losses(
     return _losses(block, temperatures, *pair)
 
 
-def crop_loss(losses: Float[Array, "batch crops"]) -> Float[Array, ""]:
-    """Returns the mean over the crops of all images; the teacher sees one global crop of each."""
-    return losses.mean()
-
-
-def masked_patch_loss(
-    losses: Float[Array, "batch patches"], masked: Bool[Array, "batch patches"]
-) -> Float[Array, ""]:
-    """Returns the mean over the images of the mean over their masked patches.
-
-    Args:
-        losses: of all patches.
-        masked: which the student did not see; an image without one counts as zero.
-    """
-    of_images = jnp.where(masked, losses, 0.0).sum(axis=1) / jnp.maximum(masked.sum(axis=1), 1)
-    return of_images.mean()
-
-
 def updated_center(
     center: Center,
     teacher: TeacherFeatures,
     of_teacher: Prototypes,
     momentum: float = 0.9,
-    counted: Bool[Array, "batch places"] | None = None,
 ) -> Center:
     """Returns the moving average of the teacher's mean logits, without its temperature.
 
@@ -120,13 +101,8 @@ def updated_center(
         teacher: unit features of the batch.
         of_teacher: prototypes of the teacher.
         momentum: share of what was there before.
-        counted: features that count; all by default.
     """
-    if counted is None:
-        mean = teacher.mean(axis=(0, 1))
-    else:
-        kept = jnp.where(counted[..., None], teacher, 0.0).sum(axis=(0, 1))
-        mean = kept / jnp.maximum(counted.sum(), 1)
+    mean = teacher.mean(axis=(0, 1))
     return momentum * center + (1 - momentum) * (mean @ of_teacher.kernel)
 
 

@@ -23,6 +23,7 @@ from clipjax.models.layers.reduction import reduce_in_float32
 from clipjax.models.modern_text import ModernText
 from clipjax.models.patches import Patches
 from clipjax.models.resnet import ResNet
+from clipjax.models.self_distill import SelfDistillHeads
 from clipjax.models.text import TextTransformer
 from clipjax.models.vit import ViT
 
@@ -94,6 +95,8 @@ class DualEncoder(nnx.Module):
             self.logit_bias = nnx.Param(jnp.array(config.init_logit_bias, jnp.float32), axes=())
         if config.decoder is not None:
             self.decoder = DECODERS[config.decoder.kind](config, rngs=rngs)
+        if config.self_distill is not None:
+            self.self_distill = SelfDistillHeads(config, rngs=rngs)
         if config.compute.reduce_dtype == "float32" and config.compute.dtype != "float32":
             reduce_in_float32(self)
 
@@ -114,6 +117,19 @@ class DualEncoder(nnx.Module):
             UsageError: if the tower cannot read patches.
         """
         return _unit(self.image(self._pixels(images), train_key))
+
+    def image_features(
+        self, images: Images, hidden: Bool[Array, "batch patches"] | None = None
+    ) -> tuple[Embeds, Float[Array, "batch patches channels"]]:
+        """Returns embeddings, not of unit length, and the normed tokens of the patches.
+
+        Args:
+            images: as in `encode_image`, square; for a Vision Transformer.
+            hidden: patches that are not seen; `self_distill.mask_token` stands for each of them.
+        """
+        masked = None if hidden is None else (hidden, self.self_distill.mask_token[...])
+        embeds, tokens, _ = self.image.pooled_and_tokens(self._pixels(images), hidden=masked)
+        return embeds, tokens
 
     def _pixels(self, images: Images) -> Float[Array, "batch height width 3"] | Patches:
         """Returns what the image tower takes."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -109,6 +110,14 @@ def position_maps(old: DualEncoderConfig, new: DualEncoderConfig) -> dict[str, n
             length = old.text.context_length
             maps[name] = _moved_text_positions(name, rows, length, shape[0], how="truncate")
     return maps
+
+
+def with_positions(
+    maps: Mapping[str, np.ndarray], params: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Returns the parameters with the positions that `position_maps` makes of theirs."""
+    resized = {n: jnp.asarray(table) @ params[n] for n, table in maps.items() if n in params}
+    return {**params, **resized}
 
 
 def _moved_text_positions(

@@ -13,6 +13,8 @@ from clipjax.models.layers.positions import resampled, sincos2d
 from clipjax.models.layers.rotary import Rotary, rotary_2d, rotary_at, taken, unturned_before
 from clipjax.models.patches import Patches
 
+Hidden = tuple[Bool[Array, "batch patches"], Float[Array, " channels"]]
+
 
 class ViT(nnx.Module):
     """Patches, positions, pre-norm blocks, one pooled vector, projection.
@@ -124,6 +126,7 @@ class ViT(nnx.Module):
         self,
         pixels: Float[Array, "batch height width 3"] | Patches,
         train_key: Key[Array, ""] | None = None,
+        hidden: Hidden | None = None,
     ) -> tuple[
         Float[Array, "batch embed"],
         Float[Array, "batch seen channels"],
@@ -137,8 +140,9 @@ class ViT(nnx.Module):
         Args:
             pixels: as of a call.
             train_key: as of a call.
+            hidden: patches of square images that are not seen, and what stands for each of them.
         """
-        x, mask = self.tokens(pixels, train_key)
+        x, mask = self.tokens(pixels, train_key, hidden)
         if self.config.pool == "coca":
             x = self.norm(self.pool(x, mask))
             return self._projected(x[:, 0]), x[:, 1:], None
@@ -170,6 +174,7 @@ class ViT(nnx.Module):
         self,
         pixels: Float[Array, "batch height width 3"] | Patches,
         train_key: Key[Array, ""] | None = None,
+        hidden: Hidden | None = None,
     ) -> tuple[Float[Array, "batch seen channels"], Bool[Array, "batch seen"] | None]:
         """Returns what the blocks make of the tokens that are pooled, and which of them count.
 
@@ -181,6 +186,8 @@ class ViT(nnx.Module):
         else:
             x = self.patchify(pixels.astype(self.dtype))
             x = x.reshape(x.shape[0], -1, x.shape[-1])
+            if hidden is not None:
+                x = jnp.where(hidden[0][..., None], hidden[1].astype(self.dtype), x)
             places = self._positions()
             x = x if places is None else x + places.astype(self.dtype)
         rotary = self._rotary(pixels)

@@ -4,7 +4,7 @@ from clipjax.optim.names import Parameters, along_layers
 from clipjax.optim.optimizers import decay_mask, make_optimizer, update_average
 from clipjax.optim.rates import rate_factors
 from clipjax.optim.schedules import learning_rate, run_learning_rate
-from clipjax.optim.trained import Trained, trained
+from clipjax.optim.trained import Trained, trained, trained_in_run
 
 __all__ = [
     "Parameters",
@@ -16,5 +16,6 @@ __all__ = [
     "rate_factors",
     "run_learning_rate",
     "trained",
+    "trained_in_run",
     "update_average",
 ]

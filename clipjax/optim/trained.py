@@ -6,7 +6,7 @@ parameters only, and only they have moments.
 
 from collections.abc import Iterable, Mapping
 
-from clipjax.config import DualEncoderConfig, OptimConfig, UsageError
+from clipjax.config import DualEncoderConfig, OptimConfig, TrainConfig, UsageError
 from clipjax.optim.names import (
     LORA,
     Shape,
@@ -54,6 +54,33 @@ def trained(
             "Name what is trained after all with '!' in config.optim.freeze."
         )
     return by_parameter(layers, on)
+
+
+def trained_in_run(config: TrainConfig, shapes: Mapping[str, Shape]) -> dict[str, Trained]:
+    """Returns for each parameter whether any stage trains it, heads of an idle objective left out.
+
+    Args:
+        config: of the run, or of a stage.
+        shapes: of all parameters, low-rank factors included.
+
+    Raises:
+        UsageError: see `trained`.
+    """
+    found: dict[str, Trained] = dict.fromkeys(shapes, False)
+    for part in config.parts:
+        own, idle = part.config, part.config.self_distill.idle
+        on = trained(own.optim, own.model, shapes)
+        found = {n: _either(found[n], on[n] and not n.startswith(idle)) for n in found}
+    return found
+
+
+def _either(one: Trained, other: Trained) -> Trained:
+    if isinstance(one, bool):
+        return one or other
+    if isinstance(other, bool):
+        return other or one
+    layers = tuple(a or b for a, b in zip(one, other, strict=True))
+    return all(layers) or layers
 
 
 def _locked(tower: str, blocks: int, names: Iterable[str], model: DualEncoderConfig) -> list[str]:

@@ -15,7 +15,7 @@ _SUPPORT = 2.0
 
 
 def crop_and_resize(
-    canvases: UInt8[Array, "batch canvas canvas 3"],
+    canvases: UInt8[Array, "batch canvas canvas 3"] | Float[Array, "batch canvas canvas 3"],
     boxes: Float[Array, "batch 4"],
     side: int,
     *,
@@ -36,7 +36,8 @@ def crop_and_resize(
     vertically first, and then rounds other values than these.)
 
     Args:
-        canvases: images in the top left corner of squares; the rest is never read.
+        canvases: images in the top left corner of squares, values in 0 to 255; the rest is never
+            read.
         boxes: left, top, right, bottom in canvas pixels; fractions are allowed. An empty box gives
             black.
         side: height and width of the result in pixels.

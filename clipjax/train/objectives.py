@@ -18,6 +18,7 @@ from clipjax.models import (
 )
 from clipjax.models.layers.batch_norm import freeze_batch_norms
 from clipjax.train.micro_batches import encoded, mean_over_parts
+from clipjax.train.self_distill import AVERAGED, Means, drawn_views, self_distillation
 from clipjax.train.state import TrainState, trained_of
 from clipjax.train.teacher import Teacher
 
@@ -27,14 +28,22 @@ Terms = dict[str, Float[Array, ""]]
 Rows = dict[str, Array]
 """Arrays whose first axis is the batch."""
 
-_PARALLEL_STREAM = 1
+_PARALLEL_STREAM, _VIEWS_STREAM = 1, 2
 
 
 def check_objectives(config: TrainConfig) -> None:
-    """Raises UsageError if the model has a decoder that the run neither trains nor freezes.
+    """Raises UsageError if the model has a decoder or heads that no objective of the run trains.
 
     The config itself lets it pass: it also describes models that are only read and written.
     """
+    if config.model.self_distill is not None and not any(
+        part.config.self_distill.is_on for part in config.parts
+    ):
+        raise UsageError(
+            "config.self_distill: crop_weight=0 and patch_weight=0 train nothing of "
+            "model.self_distill. Set one of them (SigLIP 2: 1 and 0.25), for the run or for a "
+            "stage, or leave the heads out (model.self_distill=None)."
+        )
     frozen = config.optim.lora.rank > 0 or "decoder/*" in config.optim.freeze
     if config.model.decoder is not None and not config.loss.caption_weight and not frozen:
         raise UsageError(
@@ -54,21 +63,22 @@ def loss_of_pairs(
     groups: Int32[Array, " batch"] | None,
     key: Key[Array, ""],
     teacher: Teacher | None = None,
-) -> tuple[Float[Array, ""], tuple[Mapping[str, Array], Terms]]:
+) -> tuple[Float[Array, ""], tuple[Mapping[str, Array], Terms, Means]]:
     """Returns the loss of a batch, the model state that it leaves, and the objectives by name.
+
+    Last comes what the model's own average has seen, for the next one.
 
     Args:
         config: of the run.
         loss: contrastive, of all embeddings of the batch, or of a part of it.
         params: of the model.
-        state: with the model state, and which parameters there are.
+        state: with the model state, which parameters there are, and the model's own average.
         pairs: images and tokens.
         groups: of the pairs.
         key: of what the towers draw.
         teacher: that the run learns from.
     """
     which = trained_of(config, state.params)
-    scale, bias = jnp.exp(params["log_logit_scale"]), params.get("logit_bias")
     batch = *pairs, _drawn(config, pairs[1], key)
 
     def encode(batch: Any, key: Key[Array, ""]) -> tuple[Rows, Mapping[str, Array]]:
@@ -77,53 +87,82 @@ def loss_of_pairs(
         rows = _outputs(config, model, batch, key)
         if teacher is not None:
             rows |= _teacher_outputs(teacher, batch)
+        if config.self_distill.is_on:
+            images, _, views = batch
+            arrays = {**params, **state.model_state}
+            rows |= self_distillation(config, arrays, state.self_teacher, images, views)
         return rows, model_state_of(model)
 
-    def total(rows: Rows, groups: Any) -> tuple[Float[Array, ""], Terms]:
-        weights = {
-            "contrastive": config.loss.contrastive_weight,
-            "caption": config.loss.caption_weight,
-            "distillation": config.distill.logit_weight,
-            "feature": config.distill.feature_weight,
-        }
-        terms: Terms = {}
-        if weights["contrastive"]:
-            terms["contrastive"] = loss(rows["images"], rows["texts"], scale, bias, groups)
-        if weights["caption"]:
-            tokens = jnp.maximum(rows["caption_tokens"].sum(), 1)
-            terms["caption"] = rows["caption_losses"].sum() / tokens
-        if teacher is not None:
-            terms |= _taught(teacher, weights, rows, scale)
+    def total(rows: Rows, groups: Any) -> tuple[Float[Array, ""], tuple[Terms, Means]]:
+        terms = _terms(config, loss, teacher, params, rows, groups)
+        weights = _weights(config)
         parts = [weights[name] * term for name, term in terms.items()]
-        return sum(parts[1:], start=parts[0]), terms
+        seen = {name: row.mean(axis=0) for name, row in rows.items() if name in AVERAGED}
+        return sum(parts[1:], start=parts[0]), (terms, seen)
 
     parts = config.micro_batches
     if parts == 1:
         rows, model_state = encode(batch, key)
-        value, terms = total(rows, groups)
-        return value, (model_state, terms)
+        value, found = total(rows, groups)
+        return value, (model_state, *found)
     if config.loss.over == "batch":
         rows = encoded(lambda *part: encode(*part)[0], batch, parts, key)
-        value, terms = total(rows, groups)
-        return value, (state.model_state, terms)
+        value, found = total(rows, groups)
+        return value, (state.model_state, *found)
 
-    def of_part(part: Any, key: Key[Array, ""]) -> tuple[Float[Array, ""], Terms]:
+    def of_part(part: Any, key: Key[Array, ""]) -> tuple[Float[Array, ""], tuple[Terms, Means]]:
         batch, groups = part
         return total(encode(batch, key)[0], groups)
 
-    value, terms = mean_over_parts(of_part, (batch, groups), parts, key)
-    return value, (state.model_state, terms)
+    value, found = mean_over_parts(of_part, (batch, groups), parts, key)
+    return value, (state.model_state, *found)
+
+
+def _weights(config: TrainConfig) -> dict[str, float]:
+    return {
+        "contrastive": config.loss.contrastive_weight,
+        "caption": config.loss.caption_weight,
+        "distillation": config.distill.logit_weight,
+        "feature": config.distill.feature_weight,
+        "crop": config.self_distill.crop_weight,
+        "patch": config.self_distill.patch_weight,
+    }
+
+
+def _terms(
+    config: TrainConfig,
+    loss: Loss,
+    teacher: Teacher | None,
+    params: Mapping[str, Array],
+    rows: Rows,
+    groups: Any,
+) -> Terms:
+    scale, weights, terms = jnp.exp(params["log_logit_scale"]), _weights(config), {}
+    if weights["contrastive"]:
+        bias = params.get("logit_bias")
+        terms["contrastive"] = loss(rows["images"], rows["texts"], scale, bias, groups)
+    if weights["caption"]:
+        tokens = jnp.maximum(rows["caption_tokens"].sum(), 1)
+        terms["caption"] = rows["caption_losses"].sum() / tokens
+    if teacher is not None:
+        terms |= _taught(teacher, weights, rows, scale)
+    for name in ("crop", "patch"):
+        if weights[name]:
+            terms[name] = rows[f"{name}_losses"].mean()
+    return terms
 
 
 def _drawn(config: TrainConfig, tokens: Array, key: Key[Array, ""]) -> Rows:
     """Returns what is drawn for the whole batch, so that its parts do not change it."""
-    decoder = config.model.decoder
-    if not config.loss.caption_weight or not isinstance(decoder, CappaDecoderConfig):
-        return {}
-    if not decoder.parallel_share:
-        return {}
-    key = jax.random.fold_in(key, _PARALLEL_STREAM)
-    return {"parallel": parallel_captions(key, len(tokens), decoder.parallel_share)}
+    decoder, rows, drawn = config.model.decoder, len(tokens), {}
+    if config.loss.caption_weight and isinstance(decoder, CappaDecoderConfig):
+        share = decoder.parallel_share
+        if share:
+            stream = jax.random.fold_in(key, _PARALLEL_STREAM)
+            drawn["parallel"] = parallel_captions(stream, rows, share)
+    if config.self_distill.is_on:
+        drawn |= drawn_views(config, rows, jax.random.fold_in(key, _VIEWS_STREAM))
+    return drawn
 
 
 def _outputs(config: TrainConfig, model: DualEncoder, batch: Any, key: Key[Array, ""]) -> Rows:

@@ -56,6 +56,8 @@ def _whole_model(
             f"config.init.from={found.spec}: holds another model: {told}. Set config.model to what "
             "it is."
         )
+    if own.self_distill != found.config.self_distill:
+        own = dataclasses.replace(own, self_distill=None)  # other heads: ours begin anew
     params = found.params(own, mesh)
     _tell(f"{len(params):,} arrays read from {found.spec}.")
     wanted = param_shapes(config.model)

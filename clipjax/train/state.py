@@ -21,8 +21,9 @@ from clipjax.models import (
     param_shapes,
 )
 from clipjax.models.lora import init_lora, merged
-from clipjax.optim import Parameters, Trained, make_optimizer, run_learning_rate, trained
+from clipjax.optim import Parameters, Trained, make_optimizer, run_learning_rate, trained_in_run
 from clipjax.train.guard import first_record
+from clipjax.train.self_distill import first_average
 
 
 @jax.tree_util.register_dataclass
@@ -43,6 +44,8 @@ class TrainState:
         bad_steps: steps in a row, up to the last one, that were skipped, int32: their loss,
             gradient or batch statistics were not finite, or their gradient was an outlier.
         guard: what is remembered of the steps before to find those, see `clipjax.train.guard`.
+        self_teacher: what the image tower learns from, see `clipjax.train.self_distill`; empty
+            without `model.self_distill`.
     """
 
     step: Any
@@ -52,6 +55,7 @@ class TrainState:
     ema: Any
     bad_steps: Any
     guard: Any
+    self_teacher: Any
 
 
 def optimizer_of(config: TrainConfig) -> optax.GradientTransformation:
@@ -96,26 +100,13 @@ def init_state(
         ema={name: value.copy() for name, value in averaged.items()},
         bad_steps=jnp.zeros((), jnp.int32),
         guard=first_record(config.guard),
+        self_teacher=first_average(config, params),
     )
 
 
 def trained_of(config: TrainConfig, params: Mapping[str, Any]) -> dict[str, Trained]:
     """Returns for each parameter whether any stage trains it, see `clipjax.optim.trained`."""
-    shapes = {name: leaf.shape for name, leaf in params.items()}
-    stages = [trained(part.config.optim, config.model, shapes) for part in config.parts]
-    found = stages[0]
-    for stage in stages[1:]:
-        found = {name: _either(found[name], stage[name]) for name in found}
-    return found
-
-
-def _either(one: Trained, other: Trained) -> Trained:
-    if isinstance(one, bool):
-        return one or other
-    if isinstance(other, bool):
-        return other or one
-    layers = tuple(a or b for a, b in zip(one, other, strict=True))
-    return all(layers) or layers
+    return trained_in_run(config, {name: leaf.shape for name, leaf in params.items()})
 
 
 def abstract_state(

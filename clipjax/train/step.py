@@ -14,12 +14,13 @@ from clipjax.config import Stage, TrainConfig
 from clipjax.losses import Loss
 from clipjax.models import Patches, patches_of
 from clipjax.models.lora import merged
-from clipjax.models.surgery import position_maps
+from clipjax.models.surgery import position_maps, with_positions
 from clipjax.optim import run_learning_rate, update_average
 from clipjax.train.augment import augment
 from clipjax.train.device_crop import crop_and_resize
 from clipjax.train.guard import is_outlier, next_record
 from clipjax.train.objectives import Terms, check_objectives, loss_of_pairs
+from clipjax.train.self_distill import Means, next_average
 from clipjax.train.state import TrainState, trained_of
 from clipjax.train.teacher import Teacher, placed_like
 from clipjax.train.waiting import kept_moments, of_trained, zeros_for_the_others
@@ -80,9 +81,13 @@ def make_train_step(
 
     def loss_fn(
         moving: Mapping[str, Array], state: TrainState, batch: Batch, teacher: Teacher | None
-    ) -> tuple[Float[Array, ""], tuple[Mapping[str, Array], Terms]]:
+    ) -> tuple[Float[Array, ""], tuple[Mapping[str, Array], Terms, Means]]:
         params = merged({**state.params, **moving}, config.model, config.optim.lora)
-        params = {**params, **{name: table @ params[name] for name, table in maps.items()}}
+        params = with_positions(maps, params)
+        average = {
+            part: with_positions(maps, arrays) for part, arrays in state.self_teacher.items()
+        }
+        state = dataclasses.replace(state, self_teacher=average)
         pairs = seen_images(batch, state.step), batch["tokens"]
         key = jax.random.fold_in(tower_key, state.step)
         return loss_of_pairs(config, loss, params, state, pairs, groups_of(batch), key, teacher)
@@ -95,7 +100,7 @@ def make_train_step(
         old = {name: array for name, array in state.params.items() if ever[name]}
         moving = {name: array for name, array in old.items() if which[name]}
         (value, found), grads = jax.value_and_grad(loss_fn, has_aux=True)(moving, state, batch, now)
-        model_state, terms = found
+        model_state, terms, seen = found
         grads = zeros_for_the_others(which, grads, old)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
@@ -128,6 +133,7 @@ def make_train_step(
             ema=ema,
             bad_steps=bad_steps,
             guard=guard,
+            self_teacher=next_average(config, state.self_teacher, params, seen, taken),
         )
         metrics = {
             "train/loss": value,

@@ -101,6 +101,17 @@ def small_decoder(decoder):
     return dataclasses.replace(decoder, vocab_size=ids, width=32, depth=2, num_heads=2, mlp_dim=64)
 
 
+def small_heads(heads):
+    if heads is None:
+        return None
+    return dataclasses.replace(heads, prototypes=64, hidden=32, bottleneck=16)
+
+
+def small_crops(found, old, new):
+    side = found.crop_size * new.image_size // old.image_size // 4 * 4
+    return dataclasses.replace(found, crops=2, crop_size=side) if found.is_on else found
+
+
 def small_stage(stage, old, new, number, count):
     """The stages share the twenty steps; images keep their share of the largest."""
     side = stage.image_size
@@ -113,6 +124,8 @@ def small_stage(stage, old, new, number, count):
         context_length=stage.context_length,
         patch_dropout=stage.patch_dropout,
         global_batch_size=BATCH // 2 if halved else None,
+        crop_weight=stage.crop_weight,
+        patch_weight=stage.patch_weight,
         peak_learning_rate=stage.peak_learning_rate,
         warmup_steps=1 if stage.peak_learning_rate else None,
     )
@@ -131,6 +144,7 @@ def miniature(config):
         image=image,
         text=small_text(model.text),
         decoder=small_decoder(model.decoder),
+        self_distill=small_heads(model.self_distill),
         resize_side=None,
         compute=compute,
         **resnet,
@@ -145,6 +159,7 @@ def miniature(config):
         tokenizer=TokenizerConfig(),
         data=dataclasses.replace(config.data, global_batch_size=BATCH),
         optim=dataclasses.replace(config.optim, warmup_steps=3),
+        self_distill=small_crops(config.self_distill, config.model.image, image),
     )
     ordered = sorted(config.stages.items(), key=lambda item: item[1].first_step)
     pieces = len(config.parts)
