@@ -28,6 +28,7 @@ from clipjax.config import (
     StageConfig,
     TokenizerConfig,
     TrainConfig,
+    ViTConfig,
     preset,
     to_config_dict,
 )
@@ -40,6 +41,7 @@ _FACTORS = {768: 0.25, 1024: 0.5, 1152: 1.0, 1536: 0.5}  # by the width of the i
 
 def get_config(name: str = "ViT-B-16-SigLIP2-256") -> ml_collections.ConfigDict:
     start = preset(name)
+    assert isinstance(start.image, ViTConfig)
     patch, factor = start.image.patch_size, _FACTORS[start.image.width]
     model = dataclasses.replace(
         start,

@@ -10,6 +10,7 @@ from clipjax.config.text_towers import (
     BertConfig,
     CappaDecoderConfig,
     DecoderConfig,
+    MatchingConfig,
     ModernTextConfig,
     TextConfig,
     TextTowerConfig,
@@ -76,6 +77,8 @@ class DualEncoderConfig:
             half of a pixel to the even one (open_clip, torchvision), or down (transformers).
         pad_value: of the border in [0, 255].
         decoder: what writes captions from the tokens of a Vision Transformer; None for none.
+        matching: what tells whether an image and a text belong together, from the tokens of a
+            Vision Transformer; None for nothing.
         self_distill: heads for learning from the model's own average, for training only; None for
             none.
     """
@@ -94,6 +97,7 @@ class DualEncoderConfig:
     crop_offset: Literal["nearest", "down"] = "nearest"
     pad_value: int = 0
     decoder: DecoderConfig | None = None
+    matching: MatchingConfig | None = None
     self_distill: PrototypeHeadsConfig | None = None
     compute: ComputeConfig = ComputeConfig()
 
@@ -101,6 +105,7 @@ class DualEncoderConfig:
         check_positive(embed_dim=self.embed_dim)
         self._check_widths()
         self._check_decoder()
+        self._check_matching()
         self._check_self_distill()
         self._check_resize()
         if self.init_logit_scale <= 0:
@@ -166,7 +171,7 @@ class DualEncoderConfig:
                 f"{self.image.kind!r}"
             )
         if isinstance(decoder, CappaDecoderConfig):
-            _check_same(decoder, text, "vocab_size", "context_length")
+            _check_same("decoder", decoder, text)
             return
         if isinstance(text, ModernTextConfig):
             raise ValueError(
@@ -183,6 +188,15 @@ class DualEncoderConfig:
                 f"decoder.width={decoder.width} must be the width of the image tokens, "
                 f"{self.image_token_width}"
             )
+
+    def _check_matching(self) -> None:
+        if self.matching is None:
+            return
+        if not isinstance(self.image, ViTConfig):
+            raise ValueError(
+                f"matching reads the tokens of an image.kind='vit', not of {self.image.kind!r}"
+            )
+        _check_same("matching", self.matching, self.text)
 
     def _check_self_distill(self) -> None:
         if self.self_distill is None:
@@ -205,10 +219,12 @@ class DualEncoderConfig:
         return self.embed_dim if self.image.pool == "coca" else self.image.width
 
 
-def _check_same(decoder: CappaDecoderConfig, text: TextTowerConfig, *fields: str) -> None:
-    for field in fields:
-        here, there = getattr(decoder, field), getattr(text, field)
+def _check_same(
+    name: str, part: CappaDecoderConfig | MatchingConfig, text: TextTowerConfig
+) -> None:
+    for field in ("vocab_size", "context_length"):
+        here, there = getattr(part, field), getattr(text, field)
         if here != there:
             raise ValueError(
-                f"decoder.{field}={here} must be text.{field}={there}: both take the same tokens"
+                f"{name}.{field}={here} must be text.{field}={there}: both take the same tokens"
             )

@@ -14,6 +14,8 @@ class LossConfig:
         contrastive_weight: of the contrastive loss (CoCa: 1; CapPa has none: 0).
         caption_weight: of the cross-entropy of the captions that `model.decoder` predicts, in nats
             a token (CoCa: 2; CapPa and LocCa: 1).
+        matching_weight: of the mean cross-entropy of `model.matching`, which tells right pairs from
+            hard wrong ones (ALBEF, BLIP: 1).
         caption_block: most ids of the vocabulary at a time, of which there are logits.
         kind: softmax (CLIP) or sigmoid (SigLIP).
         form: how each device comes to see all texts. ring: they travel from device to device; a
@@ -38,6 +40,7 @@ class LossConfig:
 
     contrastive_weight: float = 1.0
     caption_weight: float = 0.0
+    matching_weight: float = 0.0
     caption_block: int = 2048
     kind: Literal["softmax", "sigmoid"] = "softmax"
     form: Literal["auto", "ring", "chunked", "plain"] = "auto"
@@ -58,6 +61,7 @@ class LossConfig:
             raise ValueError(f"matryoshka_dims={self.matryoshka_dims} must differ from each other")
         weights = {"contrastive_weight": self.contrastive_weight}
         weights["caption_weight"] = self.caption_weight
+        weights["matching_weight"] = self.matching_weight
         for name, weight in weights.items():
             if weight < 0:
                 raise ValueError(f"{name}={weight} must not be negative")

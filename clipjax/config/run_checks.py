@@ -34,6 +34,8 @@ def check_objectives(config: "TrainConfig") -> None:
             f"loss.caption_weight={loss.caption_weight} needs model.decoder, which predicts "
             "the captions: set it (kind='coca' or 'cappa'), or loss.caption_weight=0"
         )
+    if loss.matching_weight:
+        _check_matching(config)
     if config.self_distill.is_on:
         _check_self_distill(config)
     locked = config.optim.lock_text == 0 or "text/*" in config.optim.freeze
@@ -45,6 +47,20 @@ def check_objectives(config: "TrainConfig") -> None:
             "loss.contrastive_weight=0 trains nothing of model.text, which "
             "model.decoder.kind='cappa' does not read and weight decay alone would then move: "
             "set optim.lock_text=0"
+        )
+
+
+def _check_matching(config: "TrainConfig") -> None:
+    if config.model.matching is None:
+        raise ValueError(
+            f"loss.matching_weight={config.loss.matching_weight} needs model.matching, which tells "
+            "right pairs from wrong ones: set it, or loss.matching_weight=0"
+        )
+    if config.micro_batches > 1 and config.loss.over == "batch":
+        raise ValueError(
+            f"loss.matching_weight with micro_batches={config.micro_batches}: a wrong partner may "
+            "be in any part of the batch, and the image tokens of all parts would be kept. Set "
+            "loss.over='micro_batch', which draws partners in the part itself"
         )
 
 

@@ -212,7 +212,37 @@ class CappaDecoderConfig:
             )
 
 
-def _check_sizes(config: TextConfig | BertConfig | ModernTextConfig | CappaDecoderConfig) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MatchingConfig:
+    """What tells whether an image and a text belong together; it reads both.
+
+    Attributes:
+        vocab_size: number of token ids.
+        context_length: tokens of a text.
+        pad_id: tokens that are not seen.
+        bias: of the MLPs and norms of the blocks; attention has none.
+
+    Source: Li et al. 2022, "BLIP", section 3.1, https://arxiv.org/abs/2201.12086.
+    """
+
+    vocab_size: int = 49408
+    context_length: int = 77
+    pad_id: int = 0
+    width: int = 768
+    depth: int = 6
+    num_heads: int = 12
+    mlp_dim: int = 3072
+    bias: bool = True
+    activation: Activation = "gelu"
+    norm_eps: float = 1e-6
+
+    def __post_init__(self):
+        _check_sizes(self)
+
+
+def _check_sizes(
+    config: TextConfig | BertConfig | ModernTextConfig | CappaDecoderConfig | MatchingConfig,
+) -> None:
     check_positive(vocab_size=config.vocab_size, context_length=config.context_length)
     check_blocks(config)
 

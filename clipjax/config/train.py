@@ -16,7 +16,7 @@ from clipjax.config.optim import OptimConfig
 from clipjax.config.run_checks import check_buckets, check_naflex, check_objectives
 from clipjax.config.self_distill import SelfDistillConfig
 from clipjax.config.stages import StageConfig
-from clipjax.config.text_towers import CappaDecoderConfig, DecoderConfig
+from clipjax.config.text_towers import CappaDecoderConfig, MatchingConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -220,7 +220,8 @@ class TrainConfig:
                     patch_dropout=stage.patch_dropout,
                 ),
                 text=changed(self.model.text, context_length=stage.context_length),
-                decoder=self._staged_decoder(stage),
+                decoder=_of_length(self.model.decoder, stage.context_length),
+                matching=_of_length(self.model.matching, stage.context_length),
             )
             return dataclasses.replace(
                 self,
@@ -236,12 +237,6 @@ class TrainConfig:
             )
         except ValueError as error:
             raise ValueError(f"stages.{name}: {error}") from error
-
-    def _staged_decoder(self, stage: StageConfig) -> DecoderConfig | None:
-        decoder = self.model.decoder
-        if stage.context_length is None or not isinstance(decoder, CappaDecoderConfig):
-            return decoder
-        return dataclasses.replace(decoder, context_length=stage.context_length)
 
     def _check_stages(self) -> None:
         firsts: dict[int, str] = {}
@@ -328,6 +323,13 @@ class TrainConfig:
                 f"{self.optim.cooldown_steps} do not fit into the {steps} steps of its learning "
                 f"rate: set stages.{name}.warmup_steps"
             )
+
+
+def _of_length(part: Any, context_length: int | None) -> Any:
+    """Returns a decoder or head for texts of another length; CoCa's takes them as they come."""
+    if context_length is None or not isinstance(part, CappaDecoderConfig | MatchingConfig):
+        return part
+    return dataclasses.replace(part, context_length=context_length)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from clipjax.interchange.npz_file import write_npz
 from clipjax.interchange.pretrained import CLIPJAX, Pretrained, open_pretrained
 from clipjax.interchange.run_directory import write_run
 from clipjax.interchange.safetensors_file import write_safetensors
-from clipjax.interchange.same_model import model_differences, model_facts
+from clipjax.interchange.same_model import HEADS, model_differences, model_facts
 from clipjax.interchange.tokenizer_files import write_tokenizer
 from clipjax.interchange.transfer import unrolled_shapes, written
 
@@ -73,8 +73,9 @@ def convert(
         format_of(to)
     if (destination.exists() or destination.is_symlink()) and not force:
         raise UserError(f"{destination}: is there already. Give another name, or --force.")
-    # Layers one by one, as files name them, and exact; no heads that only training needs.
-    config = dataclasses.replace(source.config, compute=ComputeConfig(), self_distill=None)
+    # Layers one by one, as files name them, and exact; without what no embedding needs.
+    bare: Any = dict.fromkeys(HEADS)
+    config = dataclasses.replace(source.config, compute=ComputeConfig(), **bare)
     params = source.params(config)
     expected = outputs(config, params)
     checks: dict[str, Any] = {}
@@ -141,6 +142,13 @@ def _write(
         saved = source.params() if source.config.compute.scan_layers else params
         write_run(folder, source.config, saved, source.tokenizer, record)
         return None
+    left_out = [f"model.{name}" for name in HEADS if getattr(source.config, name) is not None]
+    if left_out:
+        print(
+            f"warning: {to} has no place for {' and '.join(left_out)}: left out; the embeddings "
+            "are the same.",
+            file=sys.stderr,
+        )
     options = _write_configs(folder, config, to)
     write_tokenizer(folder, source.tokenizer, config, to)
     kind, layout = FORMATS[to], layout_of(to, config, **options)

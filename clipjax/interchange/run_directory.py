@@ -27,6 +27,7 @@ from clipjax.core.partition import tree_shardings
 from clipjax.core.stacks import stacked, unstacked
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.interchange.load_weights import owned_copy, param_shardings
+from clipjax.interchange.same_model import HEADS
 from clipjax.models import (
     init_model_state,
     init_params,
@@ -89,9 +90,8 @@ def restore_params(
     arrays = {name: array for part in found.values() for name, array in part.items()}
     statistics = {name: arrays.pop(name) for name in model_state_names(saved)}
     params = {**merged(arrays, saved, config.optim.lora), **statistics}
-    if model.self_distill is None:
-        heads = "self_distill/"
-        params = {name: array for name, array in params.items() if not name.startswith(heads)}
+    absent = tuple(f"{name}/" for name in HEADS if getattr(model, name) is None)
+    params = {name: array for name, array in params.items() if not name.startswith(absent)}
     if saved.compute.scan_layers == model.compute.scan_layers:
         return params
     return _restacked(params, model, mesh)

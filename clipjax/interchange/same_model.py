@@ -13,6 +13,8 @@ _OF_TRAINING = {
     "image.frozen_batch_norm",
     "decoder.parallel_share",
 }
+HEADS = ("matching", "self_distill")
+"""Parts of a model that no embedding needs, and no other codebase has."""
 # The parameters are there or not; what they started from is gone.
 _PRESENCE = {"init_logit_bias", "image.layer_scale", "text.layer_scale"}
 
@@ -23,7 +25,7 @@ def model_facts(config: DualEncoderConfig) -> dict[str, Any]:
     _flatten(to_json_dict(config), "", facts)
     for name in [n for n in facts if n in _OF_TRAINING or n.startswith("compute.")]:
         del facts[name]
-    for name in [n for n in facts if n.split(".")[0] == "self_distill"]:
+    for name in [n for n in facts if n.split(".")[0] in HEADS]:
         del facts[name]
     for name in _PRESENCE & facts.keys():
         facts[name] = "present" if facts[name] is not None else None

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from clipjax.config import LossConfig
 from clipjax.core.mesh import batch_devices
@@ -23,6 +23,7 @@ from clipjax.losses.matching import (
     hard_partners,
     matching_loss,
     streaming_hard_partners,
+    taken_rows,
 )
 from clipjax.losses.matryoshka import matryoshka
 from clipjax.losses.options import LossOptions
@@ -63,7 +64,7 @@ def make_loss(config: LossConfig, mesh: Mesh) -> Loss:
     return matryoshka(loss, config.matryoshka_dims) if config.matryoshka_dims else loss
 
 
-def make_walk(config: LossConfig, mesh: Mesh) -> Walk | None:
+def make_walk(config: LossConfig, mesh: Mesh | AbstractMesh) -> Walk | None:
     """Returns how each device sees all texts; None for one matrix of logits."""
     form = config.form
     if form == "auto":
@@ -95,6 +96,7 @@ __all__ = [
     "streaming_hard_partners",
     "streaming_sigmoid_loss",
     "streaming_softmax_loss",
+    "taken_rows",
     "token_losses",
     "updated_center",
 ]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int32, Key
 
-from clipjax.core.mesh import BATCH_AXES
+from clipjax.core.mesh import BATCH_AXES, batch_devices
 from clipjax.losses.online import own
 from clipjax.losses.options import Embeds, Groups, Scalar
 from clipjax.losses.streaming import Walk
@@ -112,6 +112,40 @@ def streaming_hard_partners(
         out_specs=(_ROWS, _ROWS),
         check_vma=False,
     )(jax.lax.stop_gradient(image_embeds), jax.lax.stop_gradient(text_embeds), scale, groups, key)
+
+
+def taken_rows(x: jax.Array, places: Partners, walk: Walk | None) -> jax.Array:
+    """Returns x[places]; without a walk as that, else the rows come by in a ring.
+
+    A device then holds no more than its own rows and those that pass. XLA would gather all rows
+    on every device; of image tokens those are gigabytes.
+
+    Args:
+        x: an array whose first axis is the batch.
+        places: rows of the whole batch; -1 for none, where any may be given.
+        walk: over the devices of the batch.
+    """
+    if walk is None:
+        return x[jnp.maximum(places, 0)]
+    devices = batch_devices(walk.mesh)
+    to_next = [(source, (source + 1) % devices) for source in range(devices)]
+
+    def local(x: jax.Array, places: jax.Array) -> jax.Array:
+        rows, here = len(x), jax.lax.axis_index(BATCH_AXES)
+
+        def hop(state: tuple[jax.Array, jax.Array], number: jax.Array) -> tuple[Any, None]:
+            found, passing = state
+            mine = places // rows == (here - number) % devices
+            mine = mine.reshape(-1, *[1] * (x.ndim - 1))
+            found = jnp.where(mine, passing[places % rows], found)
+            return (found, jax.lax.ppermute(passing, BATCH_AXES, to_next)), None
+
+        (found, _), _ = jax.lax.scan(hop, (jnp.zeros_like(x), x), jnp.arange(devices))
+        return found
+
+    return jax.shard_map(
+        local, mesh=walk.mesh, in_specs=(_ROWS, _ROWS), out_specs=_ROWS, check_vma=False
+    )(x, places)
 
 
 def matching_loss(

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from clipjax.core.mesh import BATCH_AXES, batch_devices
 from clipjax.losses.options import Embeds, Groups, HardNegatives
@@ -38,7 +38,7 @@ class Walk:
     """
 
     form: Form
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     block: int
 
     def __call__(

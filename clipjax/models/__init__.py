@@ -1,7 +1,14 @@
 """Layer 2: NNX modules, one file a family, and the tables of towers."""
 
 from clipjax.models.cappa import parallel_captions
-from clipjax.models.dual_encoder import DECODERS, IMAGE_TOWERS, TEXT_TOWERS, Captions, DualEncoder
+from clipjax.models.dual_encoder import (
+    DECODERS,
+    IMAGE_TOWERS,
+    TEXT_TOWERS,
+    Captions,
+    DualEncoder,
+    Read,
+)
 from clipjax.models.params import (
     abstract_model,
     init_model_state,
@@ -23,6 +30,7 @@ __all__ = [
     "Captions",
     "DualEncoder",
     "Patches",
+    "Read",
     "abstract_model",
     "init_model_state",
     "init_params",

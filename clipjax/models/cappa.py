@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int32, Key
 
-from clipjax.config import CappaDecoderConfig, ComputeConfig, DualEncoderConfig
+from clipjax.config import CappaDecoderConfig, ComputeConfig, DualEncoderConfig, MatchingConfig
 from clipjax.config.errors import UsageError
 from clipjax.core.partition import constrain_batch, gather_table
 from clipjax.models.layers.attention import keys_seen
@@ -23,7 +23,7 @@ class CappaBlock(nnx.Module):
 
     def __init__(
         self,
-        config: CappaDecoderConfig,
+        config: CappaDecoderConfig | MatchingConfig,
         image_width: int,
         *,
         compute: ComputeConfig,
@@ -66,7 +66,7 @@ class CappaBlock(nnx.Module):
         x: Tokens,
         image: Context,
         image_mask: Bool[Array, "batch seen"] | None = None,
-        mask: Bool[Array, "batch 1 tokens tokens"] | None = None,
+        mask: Bool[Array, "batch 1 #tokens tokens"] | None = None,
     ) -> Tokens:
         """Returns the text tokens after all three.
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from flax import nnx
 from clipjax.config import ComputeConfig, DualEncoderConfig, TrainConfig, ViTConfig
 from clipjax.core.flops import program_flops
 from clipjax.models.dual_encoder import DECODERS
+from clipjax.models.matching import MatchingHead
 from clipjax.models.params import TowerConfig, abstract_tower, shape_rngs
 from clipjax.models.patches import Patches
 
@@ -77,22 +79,44 @@ def decoder_forward_flops(
     decoder = config.decoder
     if decoder is None:
         return 0
-    assert isinstance(config.image, ViTConfig)
     tokens = num_tokens or config.text.context_length
-    patches = num_patches or config.image.num_patches
-    seen = config.image.pooler_queries - 1 if config.image.pool == "coca" else patches
-    image = jax.ShapeDtypeStruct((1, seen, config.image_token_width), jnp.float32)
     if decoder.kind == "cappa":
         text = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
     else:
         text = jax.ShapeDtypeStruct((1, tokens, decoder.width), jnp.float32)
-    compute = ComputeConfig(scan_layers=True)
-    config = dataclasses.replace(config, compute=compute)
-    kind = DECODERS[decoder.kind]
+    return _reader_flops(DECODERS[decoder.kind], config, text, num_patches)
+
+
+def _reader_flops(
+    kind: Any, config: DualEncoderConfig, text: jax.ShapeDtypeStruct, num_patches: int | None
+) -> int:
+    """Returns the FLOPs of what reads a text and the tokens of an image."""
+    assert isinstance(config.image, ViTConfig)
+    patches = num_patches or config.image.num_patches
+    seen = config.image.pooler_queries - 1 if config.image.pool == "coca" else patches
+    image = jax.ShapeDtypeStruct((1, seen, config.image_token_width), jnp.float32)
+    config = dataclasses.replace(config, compute=ComputeConfig(scan_layers=True))
     graph, state = nnx.split(nnx.eval_shape(lambda: kind(config, rngs=shape_rngs())))
     return program_flops(
         lambda state, *inputs: nnx.merge(graph, state)(*inputs), state, text, image
     )
+
+
+@functools.cache
+def matching_forward_flops(
+    config: DualEncoderConfig, num_patches: int | None = None, num_tokens: int | None = None
+) -> int:
+    """Returns the FLOPs of one pair through the matching head alone; 0 without one.
+
+    Args:
+        config: of the model.
+        num_patches: as in `image_forward_flops`.
+        num_tokens: of the text, padding included; the context length by default.
+    """
+    if config.matching is None:
+        return 0
+    text = jax.ShapeDtypeStruct((1, num_tokens or config.text.context_length), jnp.int32)
+    return _reader_flops(MatchingHead, config, text, num_patches)
 
 
 def trained_pair_forward_flops(config: TrainConfig, num_tokens: int | None = None) -> int:

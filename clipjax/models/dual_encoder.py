@@ -20,6 +20,7 @@ from clipjax.models.convnext import ConvNeXt
 from clipjax.models.efficientnet import EfficientNet
 from clipjax.models.eva import Eva
 from clipjax.models.layers.reduction import reduce_in_float32
+from clipjax.models.matching import MatchingHead
 from clipjax.models.modern_text import ModernText
 from clipjax.models.patches import Patches
 from clipjax.models.resnet import ResNet
@@ -67,6 +68,18 @@ class Captions(NamedTuple):
     counted: Bool[Array, "batch places"]
 
 
+class Read(NamedTuple):
+    """What a network that reads both takes of an image.
+
+    Attributes:
+        tokens: of the image tower.
+        mask: which of them count; None for all.
+    """
+
+    tokens: Float[Array, "batch seen channels"]
+    mask: Bool[Array, "batch seen"] | None
+
+
 class DualEncoder(nnx.Module):
     """Maps images and texts to unit vectors of one space; with a decoder, predicts captions too.
 
@@ -95,6 +108,8 @@ class DualEncoder(nnx.Module):
             self.logit_bias = nnx.Param(jnp.array(config.init_logit_bias, jnp.float32), axes=())
         if config.decoder is not None:
             self.decoder = DECODERS[config.decoder.kind](config, rngs=rngs)
+        if config.matching is not None:
+            self.matching = MatchingHead(config, rngs=rngs)
         if config.self_distill is not None:
             self.self_distill = SelfDistillHeads(config, rngs=rngs)
         if config.compute.reduce_dtype == "float32" and config.compute.dtype != "float32":
@@ -171,7 +186,7 @@ class DualEncoder(nnx.Module):
         Raises:
             UsageError: if the model has no decoder, or cannot predict in parallel.
         """
-        image, text, hidden = self._decoded(images, tokens, train_key, parallel)
+        image, text, _, hidden = self._decoded(images, tokens, train_key, parallel)
         logits = self.decoder.project(hidden).astype(jnp.float32)
         return image, text, constrain_batch(logits)
 
@@ -181,8 +196,10 @@ class DualEncoder(nnx.Module):
         tokens: Tokens,
         train_key: Key[Array, ""] | None = None,
         parallel: Parallel = None,
-    ) -> tuple[Embeds, Embeds, Captions]:
-        """Returns both embeddings and what the loss of captions takes; each tower runs once.
+    ) -> tuple[Embeds, Embeds, Read, Captions]:
+        """Returns both embeddings, what a decoder reads of the image, and what its loss takes.
+
+        Each tower runs once.
 
         Args:
             images: as in `encode_image`.
@@ -193,16 +210,44 @@ class DualEncoder(nnx.Module):
         Raises:
             UsageError: if the model has no decoder, or cannot predict in parallel.
         """
-        image, text, hidden = self._decoded(images, tokens, train_key, parallel)
+        image, text, read, hidden = self._decoded(images, tokens, train_key, parallel)
         project = self.decoder.project
         kernel, bias = project.kernel[...], project.bias
         shown, targets, counted = self._targets(hidden, tokens, kernel.shape[1])
         bias = None if bias is None else bias[...]
-        return image, text, Captions(shown, kernel, bias, targets, counted)
+        return image, text, read, Captions(shown, kernel, bias, targets, counted)
+
+    def matching_inputs(
+        self, images: Images, tokens: Tokens, train_key: Key[Array, ""] | None = None
+    ) -> tuple[Embeds, Embeds, Read]:
+        """Returns both embeddings and what `matching` reads of the image; each tower runs once.
+
+        Args:
+            images: as in `encode_image`.
+            tokens: of the texts.
+            train_key: as in `encode_image`.
+        """
+        image, *read = self.image.pooled_and_tokens(self._pixels(images), train_key)
+        return _unit(image), self.encode_text(tokens), Read(*read)
+
+    def matching_logits(self, images: Images, tokens: Tokens) -> Float[Array, " batch"]:
+        """Returns the logits that each image and its text belong together, float32.
+
+        Args:
+            images: as in `encode_image`.
+            tokens: of a text for each image.
+
+        Raises:
+            UsageError: if the model has nothing that tells.
+        """
+        if self.config.matching is None:
+            raise UsageError("model.matching is not set: this model does not match pairs.")
+        _, *read = self.image.pooled_and_tokens(self._pixels(images))
+        return self.matching(tokens, *read)
 
     def _decoded(
         self, images: Images, tokens: Tokens, train_key: Key[Array, ""] | None, parallel: Parallel
-    ) -> tuple[Embeds, Embeds, Float[Array, "batch tokens channels"]]:
+    ) -> tuple[Embeds, Embeds, Read, Float[Array, "batch tokens channels"]]:
         kind = self._decoder_kind(parallel)
         image, image_tokens, mask = self.image.pooled_and_tokens(self._pixels(images), train_key)
         if kind == "cappa":
@@ -211,7 +256,7 @@ class DualEncoder(nnx.Module):
         else:
             text, text_tokens = self.text.pooled_and_tokens(tokens)
             hidden = self.decoder.hidden(text_tokens, image_tokens, mask)
-        return _unit(image), _unit(text), hidden
+        return _unit(image), _unit(text), Read(image_tokens, mask), hidden
 
     def caption_logits(
         self,

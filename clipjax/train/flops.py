@@ -7,7 +7,12 @@ import jax
 
 from clipjax.config import TrainConfig, ViTConfig
 from clipjax.models import param_shapes
-from clipjax.models.cost import decoder_forward_flops, image_forward_flops, text_forward_flops
+from clipjax.models.cost import (
+    decoder_forward_flops,
+    image_forward_flops,
+    matching_forward_flops,
+    text_forward_flops,
+)
 from clipjax.models.lora import init_lora
 from clipjax.optim import trained_in_run
 
@@ -20,9 +25,9 @@ def training_flops(config: TrainConfig, num_tokens: int | None = None) -> int:
     Behind each tower's forward pass comes twice as much for the gradients of activations and
     weights (PaLM, Chowdhery et al. 2022, appendix B). Nothing comes behind a tower of which nothing
     is trained, half of it where only low-rank factors are, and its share where the last blocks of a
-    transformer are. The decoder counts where captions are predicted; what the image tower and its
-    heads make of crops and hidden patches counts, and once, without gradients, what their average
-    makes of the image.
+    transformer are. The decoder counts where captions are predicted, the matching head for right
+    and for wrong pairs; what the image tower and its heads make of crops and hidden patches counts,
+    and once, without gradients, what their average makes of the image.
 
     Args:
         config: of the run.
@@ -40,6 +45,8 @@ def training_flops(config: TrainConfig, num_tokens: int | None = None) -> int:
         captions = decoder_forward_flops(config.model, most, num_tokens)
         # What is frozen in a decoder still hands gradients on to the towers.
         total += captions * (1 + max(_backward(config, "decoder"), 1.0))
+    if config.loss.matching_weight:  # of right pairs, of wrong texts, of wrong images
+        total += 3 * (1 + 2) * matching_forward_flops(config.model, most, num_tokens)
     if config.self_distill.is_on:
         total += _self_distill_flops(config)
     return round(total)

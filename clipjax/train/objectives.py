@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int32, Key
 from clipjax.config import CappaDecoderConfig, TrainConfig, UsageError
 from clipjax.losses import Loss, feature_loss, token_losses
 from clipjax.models import (
+    Captions,
     DualEncoder,
     Patches,
     model_state_of,
@@ -17,6 +18,7 @@ from clipjax.models import (
     with_params,
 )
 from clipjax.models.layers.batch_norm import freeze_batch_norms
+from clipjax.train.matching import matching_rows, matching_term
 from clipjax.train.micro_batches import encoded, mean_over_parts
 from clipjax.train.self_distill import AVERAGED, Means, drawn_views, self_distillation
 from clipjax.train.state import TrainState, trained_of
@@ -28,7 +30,7 @@ Terms = dict[str, Float[Array, ""]]
 Rows = dict[str, Array]
 """Arrays whose first axis is the batch."""
 
-_PARALLEL_STREAM, _VIEWS_STREAM = 1, 2
+_PARALLEL_STREAM, _VIEWS_STREAM, _PARTNERS_STREAM = 1, 2, 3
 
 
 def check_objectives(config: TrainConfig) -> None:
@@ -36,6 +38,11 @@ def check_objectives(config: TrainConfig) -> None:
 
     The config itself lets it pass: it also describes models that are only read and written.
     """
+    if config.model.matching is not None and not config.loss.matching_weight:
+        raise UsageError(
+            "config.loss.matching_weight=0 trains nothing of model.matching. Set it (ALBEF, BLIP: "
+            "1), or leave it out (model.matching=None)."
+        )
     if config.model.self_distill is not None and not any(
         part.config.self_distill.is_on for part in config.parts
     ):
@@ -93,8 +100,16 @@ def loss_of_pairs(
             rows |= self_distillation(config, arrays, state.self_teacher, images, views)
         return rows, model_state_of(model)
 
-    def total(rows: Rows, groups: Any) -> tuple[Float[Array, ""], tuple[Terms, Means]]:
+    def total(
+        rows: Rows, groups: Any, key: Key[Array, ""]
+    ) -> tuple[Float[Array, ""], tuple[Terms, Means]]:
         terms = _terms(config, loss, teacher, params, rows, groups)
+        if config.loss.matching_weight:
+            arrays, drawn_by = (
+                {**params, **state.model_state},
+                jax.random.fold_in(key, _PARTNERS_STREAM),
+            )
+            terms["matching"] = matching_term(config, arrays, rows, groups, drawn_by)
         weights = _weights(config)
         parts = [weights[name] * term for name, term in terms.items()]
         seen = {name: row.mean(axis=0) for name, row in rows.items() if name in AVERAGED}
@@ -103,16 +118,16 @@ def loss_of_pairs(
     parts = config.micro_batches
     if parts == 1:
         rows, model_state = encode(batch, key)
-        value, found = total(rows, groups)
+        value, found = total(rows, groups, key)
         return value, (model_state, *found)
     if config.loss.over == "batch":
         rows = encoded(lambda *part: encode(*part)[0], batch, parts, key)
-        value, found = total(rows, groups)
+        value, found = total(rows, groups, key)
         return value, (state.model_state, *found)
 
     def of_part(part: Any, key: Key[Array, ""]) -> tuple[Float[Array, ""], tuple[Terms, Means]]:
         batch, groups = part
-        return total(encode(batch, key)[0], groups)
+        return total(encode(batch, key)[0], groups, key)
 
     value, found = mean_over_parts(of_part, (batch, groups), parts, key)
     return value, (state.model_state, *found)
@@ -122,6 +137,7 @@ def _weights(config: TrainConfig) -> dict[str, float]:
     return {
         "contrastive": config.loss.contrastive_weight,
         "caption": config.loss.caption_weight,
+        "matching": config.loss.matching_weight,
         "distillation": config.distill.logit_weight,
         "feature": config.distill.feature_weight,
         "crop": config.self_distill.crop_weight,
@@ -167,14 +183,24 @@ def _drawn(config: TrainConfig, tokens: Array, key: Key[Array, ""]) -> Rows:
 
 def _outputs(config: TrainConfig, model: DualEncoder, batch: Any, key: Key[Array, ""]) -> Rows:
     images, tokens, drawn = batch
-    if not config.loss.caption_weight:
+    rows = {}
+    if config.loss.caption_weight:
+        parallel = drawn.get("parallel")
+        image, text, read, captions = model.captioning_inputs(images, tokens, key, parallel)
+        rows = _caption_rows(config, captions)
+    elif config.loss.matching_weight:
+        image, text, read = model.matching_inputs(images, tokens, key)
+    else:
         return {"images": model.encode_image(images, key), "texts": model.encode_text(tokens)}
-    image, text, captions = model.captioning_inputs(images, tokens, key, drawn.get("parallel"))
+    if config.loss.matching_weight:
+        rows |= matching_rows(read, tokens)
+    return {"images": image, "texts": text, **rows}
+
+
+def _caption_rows(config: TrainConfig, captions: Captions) -> Rows:
     hidden, kernel, bias, targets, counted = captions
     losses = token_losses(hidden, kernel, bias, targets, block=config.loss.caption_block)
     return {
-        "images": image,
-        "texts": text,
         # Sums of a caption: what a part of the batch hands on, instead of its hidden states.
         "caption_losses": jnp.where(counted, losses, 0.0).sum(axis=1),
         "caption_tokens": counted.sum(axis=1),

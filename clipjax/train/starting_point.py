@@ -15,7 +15,7 @@ from clipjax.core.distributed import host_copy
 from clipjax.data.tokenizers import AbsentTokenizer, Tokenizer, tokenizer_from_json
 from clipjax.interchange.load_weights import param_shardings
 from clipjax.interchange.pretrained import Pretrained, open_pretrained
-from clipjax.interchange.same_model import model_differences, model_facts
+from clipjax.interchange.same_model import HEADS, model_differences, model_facts
 from clipjax.interchange.tokenizer_files import read_tokenizer
 from clipjax.interchange.tower_files import tower_params, tower_path
 from clipjax.models import param_shapes
@@ -56,8 +56,8 @@ def _whole_model(
             f"config.init.from={found.spec}: holds another model: {told}. Set config.model to what "
             "it is."
         )
-    if own.self_distill != found.config.self_distill:
-        own = dataclasses.replace(own, self_distill=None)  # other heads: ours begin anew
+    other: Any = {n: None for n in HEADS if getattr(own, n) != getattr(found.config, n)}
+    own = dataclasses.replace(own, **other)  # ours begin anew
     params = found.params(own, mesh)
     _tell(f"{len(params):,} arrays read from {found.spec}.")
     wanted = param_shapes(config.model)
