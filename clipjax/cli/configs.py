@@ -131,7 +131,7 @@ def _check_override(config: Any, override: str) -> None:
         path = f"{path}.{part}"
         # A placeholder reads as None.
         config = config[part]
-    if isinstance(config, ml_collections.ConfigDict):
+    if isinstance(config, ml_collections.ConfigDict) and value != "None":
         fields = ", ".join(sorted(config))
         raise UsageError(
             f"{path}={value}: is a section, and setting it whole would silently drop the fields "

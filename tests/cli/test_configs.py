@@ -81,6 +81,17 @@ def test_flags_fill_empty_fields_with_their_own_type(file):
     assert config.model.text.causal is False
 
 
+def test_a_part_of_the_model_that_may_be_absent_can_be_left_out(file):
+    base = """
+from clipjax.config import *
+
+def get_config():
+    return to_config_dict(TrainConfig(model=DualEncoderConfig(matching=MatchingConfig())))
+"""
+    assert load_config(file(base), []).model.matching is not None
+    assert load_config(file(base), ["--config.model.matching=None"]).model.matching is None
+
+
 def test_every_field_of_every_section_can_be_set_by_a_flag(file, tiny_config):
     """Dataclass -> ConfigDict -> one flag a field -> dataclass."""
 
@@ -121,6 +132,7 @@ def test_a_field_of_a_task_can_be_set(config_file, tiny_config):
 MISTAKES = {
     "no value": (["--config.num_steps"], "--config.num_steps: write --config.num_steps=VALUE."),
     "a whole section": (["--config.mesh={'data': 1}"], "config.mesh={'data': 1}: is a section"),
+    "a section that must be": (["--config.mesh=None"], "config.mesh: expected a section"),
     "an empty section": (["--config.mesh="], "config.mesh=: is a section"),
     "a field of a value": (["--config.seed.x=1"], "config.seed is a value and has no field 'x'."),
     "a misspelt section": (
