@@ -71,11 +71,16 @@ def test_what_is_encoded_comes_back_in_the_order_of_the_batch(sizes, step_config
     np.testing.assert_array_equal(found, 2 * rows)
 
 
-def test_gradients_are_those_of_the_whole_batch(pair_config, make_trainer):
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_gradients_of_4096_pairs_in_parts_of_64_are_those_of_the_whole_batch(
+    kind, pair_config, make_trainer
+):
     """By the norm that a step reports and by its first moments, which are a tenth of them."""
     found = []
-    for parts in (1, 8):
-        trainer = make_trainer(pair_config("softmax", micro_batches=parts))
+    for parts in (1, 64):
+        sizes = {"data.global_batch_size": 4096, "micro_batches": parts}
+        sizes |= {"model.image.depth": 1, "model.text.depth": 1}
+        trainer = make_trainer(pair_config(kind, **sizes))
         state, metrics = trainer.step(trainer.init(), trainer.batch(0))
         moments = [x for x in jax.tree.leaves(state.opt_state) if x.ndim]
         found.append((float(metrics["train/grad_norm"]), moments))
