@@ -70,6 +70,7 @@ def test_as_dict_gives_every_field_and_builds_the_state_again(state):
         "ema",
         "bad_steps",
         "guard",
+        "self_teacher",
     ]
     again = TrainState(**fields)
     assert jax.tree.structure(again) == jax.tree.structure(state)
