@@ -11,21 +11,18 @@ Record = dict[str, Array]
 _LEAST_DEVIATION = 1e-3
 
 
-def first_record(config: GuardConfig) -> Record:
-    """Returns what is remembered before the first step.
+def first_record() -> Record:
+    """Returns what is remembered before the first step, whether outliers are looked for or not.
 
-    Args:
-        config: of the run.
+    A run may begin to look for them when it is resumed.
 
     Returns:
-        `skipped`, int32: steps that were not taken; with `max_sigmas` also `mean` and `square`,
-        exponential averages of the logarithm of the gradient norm and of its square, and `weight`,
-        how much of an average they are, float32.
+        `skipped`, int32: steps that were not taken; `mean` and `square`, exponential averages of
+        the logarithm of the gradient norm and of its square, and `weight`, how much of an average
+        they are, float32.
     """
-    record: Record = {"skipped": jnp.zeros((), jnp.int32)}
-    if config.max_sigmas:
-        record |= {name: jnp.zeros((), jnp.float32) for name in ("mean", "square", "weight")}
-    return record
+    averages = {name: jnp.zeros((), jnp.float32) for name in ("mean", "square", "weight")}
+    return {"skipped": jnp.zeros((), jnp.int32), **averages}
 
 
 def is_outlier(
@@ -61,15 +58,13 @@ def next_record(
         taken: whether the step was.
     """
     new: Record = {"skipped": record["skipped"] + (~taken).astype(jnp.int32)}
-    if config.max_sigmas:
-        log = _log(grad_norm)
-        seen = {"mean": log, "square": log**2, "weight": jnp.ones_like(log)}
-        keep = 1 - 1 / config.memory_steps
-        new |= {
-            name: jnp.where(taken, keep * record[name] + (1 - keep) * value, record[name])
-            for name, value in seen.items()
-        }
-    return new
+    log = _log(grad_norm)
+    seen = {"mean": log, "square": log**2, "weight": jnp.ones_like(log)}
+    keep = 1 - 1 / config.memory_steps
+    return new | {
+        name: jnp.where(taken, keep * record[name] + (1 - keep) * value, record[name])
+        for name, value in seen.items()
+    }
 
 
 def _log(grad_norm: jax.Array) -> jax.Array:

@@ -344,4 +344,7 @@ def create_or_restore(
         # The state is donated in the first step: it holds copies of what was read.
         make = jax.jit(lambda weights: init_state(config, optimizer, weights), out_shardings=places)
         return make(starting_weights(config, mesh))
-    return TrainState(**reader.restore(step, as_dict(like)))
+    fields = as_dict(like)
+    # What is empty need not be there: the checkpoint may be older than the field.
+    kept = {name: field for name, field in fields.items() if jax.tree.leaves(field)}
+    return TrainState(**{**fields, **reader.restore(step, kept)})

@@ -99,7 +99,7 @@ def init_state(
         opt_state=optimizer.init(moving),
         ema={name: value.copy() for name, value in averaged.items()},
         bad_steps=jnp.zeros((), jnp.int32),
-        guard=first_record(config.guard),
+        guard=first_record(),
         self_teacher=first_average(config, params),
     )
 
