@@ -103,17 +103,24 @@ def _not_split(
 ) -> dict[tuple[str, int], str]:
     """Returns an example for each axis name and length that an axis of the mesh does not divide.
 
+    Where it divides another axis of the same parameter, that one is split.
+
     Raises:
         UsageError: if it divides none.
     """
     lengths: dict[tuple[str, int], str] = {}
+    wholes: dict[tuple[str, int], str] = {}
     for parameter, axes in axes_of.items():
         of_axes = shapes[parameter][len(shapes[parameter]) - len(axes) :]
-        for length, name in zip(of_axes, axes, strict=True):
-            if name is not None and RULES.get(name) == axis:
-                lengths.setdefault((name, length), parameter)
-    wholes = {key: example for key, example in lengths.items() if key[1] % size}
-    if lengths and len(wholes) == len(lengths):
+        own = [
+            (name, length)
+            for length, name in zip(of_axes, axes, strict=True)
+            if name is not None and RULES.get(name) == axis
+        ]
+        lengths |= {key: parameter for key in own if key not in lengths}
+        if own and all(length % size for _, length in own):
+            wholes.setdefault(own[0], parameter)
+    if lengths and all(length % size for _, length in lengths):
         of_all = math.gcd(*(length for _, length in lengths))
         fits = sorted(n for n in range(1, of_all + 1) if of_all % n == 0)
         nearest = sorted(fits, key=lambda n: abs(n - size))[:3]

@@ -81,7 +81,7 @@ class Bert(nnx.Module):
                 rngs=rngs,
             )
 
-        self.embedding = table(config.vocab_size, "vocab", None)
+        self.embedding = table(config.vocab_size, "vocab", "embed")
         self.positions = table(config.max_positions, None, "embed")
         self.types = table(config.token_types, None, None)
         self.norm = layer_norm(width, config.norm_eps, dtype, rngs)

@@ -30,7 +30,7 @@ class MatchingHead(nnx.Module):
         self.config, self.dtype = head, dtype
         normal = nnx.initializers.normal
         self.embedding = nnx.Param(
-            normal(0.02)(rngs.params(), (head.vocab_size, width)), axes=("vocab", None)
+            normal(0.02)(rngs.params(), (head.vocab_size, width)), axes=("vocab", "embed")
         )
         self.positions = nnx.Param(
             normal(0.01)(rngs.params(), (head.context_length + 1, width)), axes=(None, "embed")

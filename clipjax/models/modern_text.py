@@ -74,7 +74,7 @@ class ModernText(nnx.Module):
         self.config, self.dtype = config, dtype
         self.embedding = nnx.Param(
             0.02 * nnx.initializers.normal(1.0)(rngs.params(), (config.vocab_size, width)),
-            axes=("vocab", None),
+            axes=("vocab", "embed"),
         )
 
         def block(rngs: nnx.Rngs) -> ModernBlock:

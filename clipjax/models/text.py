@@ -26,7 +26,7 @@ class TextTransformer(nnx.Module):
         self.config, self.dtype = config, dtype
         self.embedding = nnx.Param(
             0.02 * nnx.initializers.normal(1.0)(rngs.params(), (config.vocab_size, width)),
-            axes=("vocab", None),
+            axes=("vocab", "embed"),
         )
         places = config.context_length + int(config.pool == "class")
         self.positions = nnx.Param(

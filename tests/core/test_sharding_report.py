@@ -38,12 +38,14 @@ def test_each_leaf_is_told_with_what_a_device_holds(mesh_222):
         ({"kernel": (7, 6), "table": (10, 4)}, ["fsdp=2 does not divide the 7 of axis 'embed'"]),
         ({"kernel": (8, 5), "other": (8, 6)}, ["tensor=2 does not divide the 5 of axis 'mlp'"]),
         ({"kernel": (3, 8, 6)}, []),  # stacked layers
+        ({"kernel": (8, 6), "table": (9, 4)}, []),  # split along its other axis
+        ({"kernel": (8, 6), "table": (9, 5)}, ["fsdp=2 does not divide the 9 of axis 'vocab'"]),
     ],
 )
 def test_an_axis_that_does_not_divide_is_named_with_an_example(shapes, told, mesh_222):
     axes = {name: ("embed", "mlp") for name in shapes}
     if "table" in shapes:
-        axes["table"] = ("vocab", None)
+        axes["table"] = ("vocab", "embed")
     found = warnings([], axes, shapes, mesh_222)
     assert len(found) == len(told)
     for line, part in zip(found, told, strict=True):
