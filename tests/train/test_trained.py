@@ -17,13 +17,17 @@ LORA = LoraConfig(rank=2, matrices=("*/attn/q", "*/attn/v", "*/mlp/*"))
 
 
 @pytest.fixture(scope="module")
-def with_optim(step_config):
+def with_optim(step_config, replace_in):
+    """`step_config` with towers of two blocks, so that one can be locked and the other not."""
+    deeper = replace_in(step_config, "model.image.depth", 2)
+    deeper = replace_in(deeper, "model.text.depth", 2)
+
     def make(*, scan=False, **fields):
-        compute = dataclasses.replace(step_config.model.compute, scan_layers=scan)
+        compute = dataclasses.replace(deeper.model.compute, scan_layers=scan)
         return dataclasses.replace(
-            step_config,
-            model=dataclasses.replace(step_config.model, compute=compute),
-            optim=dataclasses.replace(step_config.optim, **fields),
+            deeper,
+            model=dataclasses.replace(deeper.model, compute=compute),
+            optim=dataclasses.replace(deeper.optim, **fields),
         )
 
     return make
