@@ -48,9 +48,13 @@ ROOT = Path(__file__).parents[1]
 
 
 def pytest_collection_modifyitems(items):
-    """Brings files with many slow tests first, so that no worker ends with a long one alone."""
+    """Brings files with many slow tests first, so that no worker ends with a long one alone.
+
+    Then come those of training and of models, last those of the command line.
+    """
     slow = collections.Counter(i.path for i in items if i.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    place = {path: n for n, path in enumerate(dict.fromkeys(item.path for item in items))}
+    items.sort(key=lambda item: (-slow[item.path], -place[item.path]))
 
 
 def pytest_collection_finish():
