@@ -206,6 +206,7 @@ def test_two_runs_cannot_share_a_directory(train, tmp_path):
     while "step 3/" not in output.read_text():
         assert first.poll() is None, output.read_text()
         time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)  # it holds the directory and takes no time
     second, output = train(tmp_path)
     assert second.wait(100) == 1
     first.kill()
