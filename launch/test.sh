@@ -46,7 +46,8 @@ parallel=()
 if [[ -z $chosen && -z $parity && ${#arguments[@]} -eq 0 ]]; then
   marks="not serial and not parity"
   [[ -z $fast ]] || marks="not slow and not parity"
-  parallel=(-m "$marks" -n auto --maxprocesses 8 --dist loadfile)
+  # In the order of tests/conftest.py.
+  parallel=(-m "$marks" -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder)
   arguments=(-m "serial and not parity")
 elif [[ -z $chosen ]]; then
   marks="not parity"

@@ -79,7 +79,6 @@ def test_what_is_done_after_the_answer_is_charged_to_the_turn():
 
 
 @pytest.mark.slow
-@pytest.mark.serial
 def test_a_loader_that_fails_is_named():
     message = "process of broken ended with status 1: no shards"
     code = "raise SystemExit('no shards')"
@@ -133,7 +132,6 @@ SMALL = ("--batches", 2, "--batch_size", 16, "--image_size", 24, "--tokenizer", 
 
 
 @pytest.mark.slow
-@pytest.mark.serial
 @pytest.mark.parametrize("mode", ["fast", "device", "exact"])
 def test_ours_alone(shards, mode):
     figures, printed = run_bench("--shards", shards, "--mode", mode, "--rounds", 2, *SMALL)
@@ -151,7 +149,6 @@ def test_ours_alone(shards, mode):
 
 
 @pytest.mark.slow
-@pytest.mark.serial
 def test_scaling_compares_two_threads_with_one_and_with_two_processes(shards):
     figures, printed = run_bench("--shards", shards, "--scaling", "--rounds", 2, *SMALL)
     assert set(figures["images_per_second"]) == {"one_thread", "two_threads", "two_processes"}

@@ -56,7 +56,6 @@ def raises(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.serial
 @pytest.mark.parametrize(("flags", "parts"), FROM_THE_SHELL.values(), ids=FROM_THE_SHELL)
 def test_a_usage_error_is_one_line_with_the_nearest_name(
     clipjax_command, config_file, raises, tmp_path, flags, parts
@@ -68,13 +67,11 @@ def test_a_usage_error_is_one_line_with_the_nearest_name(
 
 
 @pytest.mark.slow
-@pytest.mark.serial
 def test_a_misspelt_command_gets_the_nearest_name(clipjax_command):
     assert_one_line(clipjax_command("trian"), 2, "'trian'", "Did you mean 'train'?", *COMMANDS)
 
 
 @pytest.mark.slow
-@pytest.mark.serial
 def test_the_module_of_a_command_runs_it_too(make_child_env):
     done = subprocess.run(
         [sys.executable, "-m", "clipjax.cli.train", "--config=x.py", "--wrkdir=x"],
@@ -86,7 +83,6 @@ def test_the_module_of_a_command_runs_it_too(make_child_env):
 
 
 @pytest.mark.slow
-@pytest.mark.serial
 def test_json_to_standard_output_is_one_object_and_all_else_goes_to_standard_error(
     clipjax_command, config_file
 ):

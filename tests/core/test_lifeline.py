@@ -1,5 +1,6 @@
 """Processes that only hold lifelines; what happens to one, the others must notice and name."""
 
+import concurrent.futures
 import contextlib
 import signal
 import socket
@@ -116,11 +117,11 @@ class Run:
         self.processes[index].stdin.flush()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def start(make_child_env):
     with contextlib.ExitStack() as stack:
 
-        def start(count, limit_seconds=LONG, *, ready=True):
+        def start(count, limit_seconds=LONG):
             run = Run(make_child_env(), count, limit_seconds)
             for process in run.processes:
                 stack.callback(process.__exit__, None, None, None)
@@ -129,11 +130,72 @@ def start(make_child_env):
                 guard = threading.Timer(2 * PATIENCE_SECONDS, process.kill)
                 guard.start()
                 stack.callback(guard.cancel)
-            if ready:
-                run.wait_until_ready()
+            run.wait_until_ready()
             return run
 
         yield start
+
+
+def stuck(start, victim):
+    """The others wait in the step (a collective) that the stuck one has not reached."""
+    run = start(3, SHORT)
+    for other in {0, 1, 2} - {victim}:
+        run.tell(other, "step")
+    return run, [run.end(index) for index in range(3)]
+
+
+def stopped(start):
+    run = start(3, SHORT)
+    run.wait_until_heard()
+    run.processes[1].send_signal(signal.SIGSTOP)
+    for other in (0, 2):
+        run.tell(other, "step")
+    return run, {survivor: run.end(survivor) for survivor in (0, 2)}
+
+
+def stopped_0(start):
+    run = start(2, 8)
+    run.wait_until_heard()
+    run.processes[0].send_signal(signal.SIGSTOP)
+    return run, run.end(1)
+
+
+def alone(start):
+    run = start(1, SHORT)
+    return run, run.end(0)
+
+
+def asleep(start, victim):
+    run = start(2, SHORT)
+    run.tell(victim, "sleep")
+    run.tell(1 - victim, "step")
+    return run, [run.end(index) for index in range(2)]
+
+
+def locked(start, count):
+    run = start(count, SHORT)
+    if count > 1:
+        run.wait_until_heard()
+    time.sleep(2)  # a beat sets the timer
+    run.tell(count - 1, "lock")
+    if count > 1:
+        run.tell(0, "step")
+    return run, {index: run.end(index) for index in sorted({0, count - 1})}
+
+
+WAITS = [(stuck, 0), (stuck, 1), (stopped,), (stopped_0,), (alone,)]
+WAITS += [(asleep, 0), (asleep, 1), (locked, 1), (locked, 2)]
+
+
+@pytest.fixture(scope="module")
+def past_limits(start):
+    """What came of everything that waits for a limit: (run, ends). Four wait at a time.
+
+    More processes that start at once would be late for their limits on a slow machine.
+    """
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        came = {case: pool.submit(case[0], start, *case[1:]) for case in WAITS}
+    return lambda *case: came[case].result()
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -169,13 +231,11 @@ def test_a_failure_ends_the_others_with_its_message_and_status_1(start, victim):
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_of_processes_past_their_limit_the_one_that_the_others_wait_for_is_named(start, victim):
-    """The others wait in the step (a collective) that the stuck one has not reached."""
-    run = start(3, SHORT)
-    for other in {0, 1, 2} - {victim}:
-        run.tell(other, "step")
-    for index in range(3):
-        status, err = run.end(index)
+def test_of_processes_past_their_limit_the_one_that_the_others_wait_for_is_named(
+    past_limits, victim
+):
+    run, ends = past_limits(stuck, victim)
+    for status, err in ends:
         assert status == 75, err
         last = err.splitlines()[-1]
         assert f"{run.name(victim)}: no progress for" in last
@@ -185,42 +245,32 @@ def test_of_processes_past_their_limit_the_one_that_the_others_wait_for_is_named
         )
 
 
-def test_a_stopped_process_is_named_once_its_limit_is_over(start):
-    run = start(3, SHORT)
-    run.wait_until_heard()
-    run.processes[1].send_signal(signal.SIGSTOP)
-    for other in (0, 2):
-        run.tell(other, "step")
-    for survivor in (0, 2):
-        status, err = run.end(survivor)
+def test_a_stopped_process_is_named_once_its_limit_is_over(past_limits):
+    run, ends = past_limits(stopped)
+    for survivor, (status, err) in ends.items():
         assert status == 75, err
         assert f"{run.name(1)}: no progress for" in err
         assert "'input' of step 7" in err
         assert ("did not come: it is stopped" in err) == (survivor == 0)
 
 
-def test_a_stopped_process_0_is_missed_by_the_others(start):
-    run = start(2, 8)
-    run.wait_until_heard()
-    run.processes[0].send_signal(signal.SIGSTOP)
-    status, err = run.end(1)
+def test_a_stopped_process_0_is_missed_by_the_others(past_limits):
+    run, (status, err) = past_limits(stopped_0)
     assert status == 75, err
     assert f"{run.name(0)} has not answered" in err
 
 
-def test_a_single_process_ends_itself_when_it_is_stuck(start):
-    status, err = start(1, SHORT).end(0)
+def test_a_single_process_ends_itself_when_it_is_stuck(past_limits):
+    _, (status, err) = past_limits(alone)
     assert status == 75
     assert "no progress" in err
     assert "thread MainThread" in err  # where it was stuck
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_process_0_prints_where_the_stuck_one_is(start, victim):
-    run = start(2, SHORT)
-    run.tell(victim, "sleep")
-    run.tell(1 - victim, "step")
-    errors = [run.end(index)[1] for index in range(2)]
+def test_process_0_prints_where_the_stuck_one_is(past_limits, victim):
+    run, ends = past_limits(asleep, victim)
+    errors = [err for _, err in ends]
     assert f"stacks of {run.name(victim)}:\n  thread MainThread\n" in errors[0]
     assert 'File "<string>", line' in errors[0]
     assert "lifeline" not in errors[0]
@@ -228,21 +278,15 @@ def test_process_0_prints_where_the_stuck_one_is(start, victim):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_process_that_holds_the_lock_of_python_shows_its_stacks_and_ends(start, count):
+def test_a_process_that_holds_the_lock_of_python_shows_its_stacks_and_ends(past_limits, count):
     """None of its threads can tell: it cannot be asked, and does not hear that the run ends."""
-    run = start(count, SHORT)
-    if count > 1:
-        run.wait_until_heard()
-    time.sleep(2)  # a beat sets the timer
-    run.tell(count - 1, "lock")
-    if count > 1:
-        run.tell(0, "step")
-    status, err = run.end(count - 1)
+    run, ends = past_limits(locked, count)
+    status, err = ends[count - 1]
     assert status == 1
     assert "Timeout" in err
     assert "most recent call first" in err
     if count > 1:
-        status, err = run.end(0)
+        status, err = ends[0]
         assert status == 75
         assert f"{run.name(1)}: no progress" in err
         assert "holds Python's lock" in err

@@ -78,9 +78,10 @@ def small_image(image):
     if image.kind in ("vit", "eva"):
         grid = max(image.image_size // image.patch_size // 2, 2)
         sizes = {"patch_size": 4, "image_size": 4 * grid}
-        sizes |= {"width": 32, "depth": 2, "num_heads": 2, "mlp_dim": 64}
+        sizes |= {"width": 32, "depth": 1, "num_heads": 2, "mlp_dim": 64}
         if image.kind == "eva":
-            return dataclasses.replace(image, rope_grid=grid, **sizes)
+            # Of two blocks one learns more slowly.
+            return dataclasses.replace(image, rope_grid=grid, **sizes | {"depth": 2})
         return dataclasses.replace(image, pooler_queries=4, pooler_heads=2, **sizes)
     if image.kind == "resnet":
         return dataclasses.replace(image, image_size=32, depths=(1, 1, 1, 1), width=8, num_heads=2)
@@ -88,7 +89,7 @@ def small_image(image):
 
 
 def small_text(text):
-    fields = {"vocab_size": IDS, "width": 32, "depth": 2, "num_heads": 2, "mlp_dim": 64}
+    fields = {"vocab_size": IDS, "width": 32, "depth": 1, "num_heads": 2, "mlp_dim": 64}
     if text.kind == "bert":
         fields["max_positions"] = text.context_length + text.first_position
     return dataclasses.replace(text, **fields)
@@ -98,7 +99,7 @@ def small_decoder(decoder):
     if decoder is None:
         return None
     ids = IDS if decoder.vocab_size else None
-    return dataclasses.replace(decoder, vocab_size=ids, width=32, depth=2, num_heads=2, mlp_dim=64)
+    return dataclasses.replace(decoder, vocab_size=ids, width=32, depth=1, num_heads=2, mlp_dim=64)
 
 
 def small_heads(heads):

@@ -100,6 +100,14 @@ def test_a_preset_is_untrained_and_says_so(capsys, monkeypatch, tiny_clip):
         model.encode_text("a cat")
 
 
+@pytest.fixture
+def few_presets(monkeypatch):
+    """To look through all of them, under the checks of types of these tests, takes seconds."""
+    names = ("ViT-B-32", "RN50", "ViT-B-16-SigLIP")
+    some = {name: clipjax.config.PRESETS[name] for name in names}
+    monkeypatch.setattr("clipjax.interchange.which_preset.PRESETS", some)
+
+
 class TestFile:
     @pytest.fixture
     def tiny(self, monkeypatch, tiny_clip):
@@ -189,7 +197,7 @@ class TestFile:
         with pytest.raises(UserError, match="Did you mean 'ViT-B-32'"):
             open_pretrained(folder / "open_clip_model.safetensors", preset_name="ViT-B32")
 
-    def test_of_no_known_model_lists_what_differs(self, folder):
+    def test_of_no_known_model_lists_what_differs(self, folder, few_presets):
         with pytest.raises(UserError) as raised:
             open_pretrained(folder / "open_clip_model.safetensors", preset_name="ViT-B-32")
         message = str(raised.value)
@@ -197,7 +205,7 @@ class TestFile:
         assert "positional_embedding is [10, 64], expected [77, 512]" in message
 
 
-def test_weights_of_another_model_are_named(copy):
+def test_weights_of_another_model_are_named(copy, few_presets):
     def other(tensors):
         tensors["positional_embedding"] = np.zeros((11, 64), np.float32)
         tensors["extra"] = np.zeros(1, np.float32)

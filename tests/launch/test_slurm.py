@@ -30,15 +30,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.serial]
 ROOT = Path(__file__).parents[2]
 TOOLS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue")
 NODES = ("127.0.0.1", "127.0.0.2")
-STEPS = 160
+STEPS = 120
 # A trainer whose steps take at least 80 ms, so that there is time to disturb it on any machine.
 SLOW = """\
-import sys, time
+import os, sys, time
 import clipjax.data.pairs as pairs
 fill = pairs.TrainingPairs._fill
 
 def slow(*arguments):
-    time.sleep(0.01)
+    time.sleep(float(os.environ.get("PAUSE_SECONDS", 0.01)))
     return fill(*arguments)
 
 pairs.TrainingPairs._fill = slow
@@ -261,14 +261,14 @@ def test_a_job_that_loses_a_process_and_is_preempted_ends_with_the_same_bits(
     cluster, submit, tiny_config
 ):
     undisturbed, disturbed = cluster.folder / "undisturbed", cluster.folder / "disturbed"
-    done, log = submit(undisturbed)
+    done, log = submit(undisturbed, PAUSE_SECONDS="0")
     job = job_of(done)
     assert f"{STEPS} steps of 16 pairs on 2 devices" in done.stdout
     cluster.wait(lambda: cluster.field(job, "JobState") == "COMPLETED", read(log))
     assert "2 x cpu in 2 processes" in read(log)
     assert cluster.field(job, "Restarts") == "0"
 
-    done, log = submit(disturbed)
+    done, log = submit(disturbed, CHECK="0")
     job = job_of(done)
     cluster.wait(lambda: "step 30/" in read(log), "step 30")
     (victim,) = (
@@ -287,7 +287,7 @@ def test_a_job_that_loses_a_process_and_is_preempted_ends_with_the_same_bits(
     other = cluster.ask("sbatch", "--parsable", *URGENT)
     cluster.start_again(job)
     assert cluster.field(other, "JobState") in ("PENDING", "RUNNING", "COMPLETED", "COMPLETING")
-    asked = re.search(r"asked to stop \(SIGTERM\) at step (\d+) of 160", read(log))
+    asked = re.search(r"asked to stop \(SIGTERM\) at step (\d+) of 120", read(log))
     assert asked, read(log)
     assert "status 75: the run is started again" in read(log)
 

@@ -63,7 +63,7 @@ def test_patches_that_are_left_out_cost_nothing(tiny_config):
     halved = dataclasses.replace(model, image=dataclasses.replace(model.image, patch_dropout=0.5))
     whole, half = (image_forward_flops(each, training=True) for each in (model, halved))
     assert image_forward_flops(halved) == whole
-    width, mlp, depth, dim = 32, 64, 2, model.embed_dim
+    width, mlp, depth, dim = 32, 64, model.image.depth, model.embed_dim
 
     def of_tokens(tokens):
         block = 2 * tokens * width * (4 * width + 2 * mlp) + 4 * tokens**2 * width

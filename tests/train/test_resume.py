@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,9 +52,9 @@ def train(config_file, make_child_env, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def straight(train, tmp_path_factory):
-    """The working directory of a run that nobody disturbed."""
+    """The working directory of a run that nobody disturbed, with its last three checkpoints."""
     workdir = tmp_path_factory.mktemp("straight")
-    process, output = train(workdir)
+    process, output = train(workdir, "--config.checkpoint.keep=3")
     assert process.wait(200) == 0, output.read_text()
     return workdir
 
@@ -129,23 +130,21 @@ def test_a_finished_run_says_so_and_redoes_nothing(train, straight):
 def test_a_flipped_bit_sends_the_run_back_to_the_checkpoint_before(
     train, straight, final_state, tmp_path
 ):
-    process, output = train(tmp_path, "--config.checkpoint.keep=3")
-    assert process.wait(200) == 0
-    newest = tmp_path / "checkpoints" / f"{_STEPS:08d}"
+    damaged = tmp_path / "run"
+    shutil.copytree(straight, damaged)
+    newest = damaged / "checkpoints" / f"{_STEPS:08d}"
     largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
-    process, output = train(tmp_path)
+    process, output = train(damaged)
     assert process.wait(200) == 0, output.read_text()
     assert "is damaged" in output.read_text()
     assert f"resumed at step {_STEPS - 4}" in output.read_text()
-    assert_identical(final_state(tmp_path), final_state(straight))
+    assert_identical(final_state(damaged), final_state(straight))
 
 
 def test_other_shards_are_refused_unless_allowed(train, straight, tmp_path, shards_root):
-    import shutil
-
     shutil.copytree(straight, tmp_path / "run")
     flags = ["--config.data.shards=train/00000.tar", "--config.num_steps=26"]
     process, output = train(tmp_path / "run", *flags)
@@ -180,7 +179,7 @@ def test_a_full_disk_costs_no_checkpoint_and_with_room_the_run_goes_on(
     script = tmp_path / "unaware.py"
     script.write_text(_UNAWARE)
     flags = ["--config.checkpoint.keep=100", "--config.checkpoint.max_failed_saves=2"]
-    resize(3200)  # room for three checkpoints of six
+    resize(2300)  # room for three checkpoints of six
     process, output = train(disk, *flags, program="-mclipjax.cli.main" if aware else script)
     assert process.wait(100) == 1, output.read_text()
     text = output.read_text()
@@ -207,6 +206,7 @@ def test_two_runs_cannot_share_a_directory(train, tmp_path):
     while "step 3/" not in output.read_text():
         assert first.poll() is None, output.read_text()
         time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)  # it holds the directory and takes no time
     second, output = train(tmp_path)
     assert second.wait(100) == 1
     first.kill()
@@ -215,8 +215,6 @@ def test_two_runs_cannot_share_a_directory(train, tmp_path):
 
 
 def test_a_loss_that_stays_nan_ends_the_run_and_keeps_the_checkpoint(train, straight, tmp_path):
-    import shutil
-
     shutil.copytree(straight, tmp_path / "run")
     flags = ["--config.num_steps=100", "--config.optim.peak_learning_rate=1e38"]
     process, output = train(tmp_path / "run", *flags, "--config.checkpoint.every_steps=1000")

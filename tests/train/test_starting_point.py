@@ -81,7 +81,7 @@ def test_the_state_may_be_donated(from_run, make_trainer):
 def test_another_model_is_refused_by_its_fields(from_run, replace_in):
     config = replace_in(from_run, "model.image.depth", 3)
     config = replace_in(config, "model.pixel_mean", (0.5, 0.5, 0.5))
-    with pytest.raises(UserError, match=r"config\.model\.image\.depth=3, there 2") as raised:
+    with pytest.raises(UserError, match=r"config\.model\.image\.depth=3, there 1") as raised:
         begun(config)
     assert "config.model.pixel_mean=[0.5, 0.5, 0.5], there [0.48" in str(raised.value)
     allowed = replace_in(from_run, "model.image.patch_dropout", 0.5)

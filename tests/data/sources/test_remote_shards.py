@@ -257,7 +257,6 @@ def everything(number, request):
 
 
 @pytest.mark.slow
-@pytest.mark.serial
 @pytest.mark.parametrize(
     "fault",
     [
@@ -409,7 +408,6 @@ def test_a_shard_that_is_replaced_during_the_run_ends_it(server, pictures, at, v
 
 
 @pytest.mark.slow
-@pytest.mark.serial
 def test_shards_of_a_bucket_by_pattern(bucket, make_tar, tmp_path):
     endpoint, put = bucket
     for s in range(3):
