@@ -173,7 +173,12 @@ def prepare_environment(topology: Topology) -> None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
     if topology.platform == "gpu":  # no driver is asked for
         os.environ.update(JAX_SKIP_CUDA_CONSTRAINTS_CHECK="1", CUDA_VISIBLE_DEVICES="-1")
-    if topology.platform == "tpu":  # no metadata server is asked for
+    if topology.platform == "tpu":
+        # Its compiler ends the process on a flag that it does not know, such as one of a CPU.
+        flags = os.environ.get("XLA_FLAGS", "").split()
+        others = ("--xla_cpu_", "--xla_gpu_")
+        os.environ["XLA_FLAGS"] = " ".join(flag for flag in flags if not flag.startswith(others))
+        # No metadata server is asked for.
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

@@ -103,7 +103,7 @@ def plan(config: TrainConfig, topology: Topology, *, quick: bool = False) -> dic
     rows = None
     bounds = None
     if compilation.text is not None:
-        found = collectives(compilation.text, dict(mesh.shape))
+        found = collectives(compilation.text, dict(mesh.shape), list(mesh.devices.flat))
         rows = rows_of(found, config, topology, domains_of(topology, mesh))
         bounds = roofline(
             config,

@@ -199,4 +199,11 @@ def loss_bytes(config: TrainConfig, topology: Topology, mesh: Mesh) -> int:
         lowered = jax.jit(jax.value_and_grad(of_embeds, (0, 1, 2))).lower(
             embeds, embeds, number, number
         )
-    return compiled_on(lowered, topology, quick=True).memory_analysis().temp_size_in_bytes
+    try:
+        compiled = compiled_on(lowered, topology, quick=True)
+    except jax.errors.JaxRuntimeError as error:
+        needed = out_of_memory_bytes(str(error), 0)
+        if needed is None:
+            raise
+        return needed
+    return compiled.memory_analysis().temp_size_in_bytes
