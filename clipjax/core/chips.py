@@ -20,8 +20,8 @@ class Chip:
         bf16_flops: dense peak in bfloat16, FLOP/s.
         memory_bytes: of the device.
         reserved_bytes: of them, what no program gets. TPU: what its compiler keeps back, as it says
-            itself where a program is too large (libtpu 0.0.50). GPU, an assumption: a tenth, which
-            CUDA, NCCL and fragments take (XLA_PYTHON_CLIENT_MEM_FRACTION=0.9).
+            itself where a program is too large (libtpu 0.0.42 to 0.0.50). GPU, an assumption: a
+            tenth, for CUDA, NCCL and fragments (XLA_PYTHON_CLIENT_MEM_FRACTION=0.9).
         memory_bandwidth: of the device's memory.
         link_bandwidth: to the neighbours inside a domain. GPU: NVLink, all links. TPU: one link of
             the torus, of which an axis has two.

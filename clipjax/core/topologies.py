@@ -30,6 +30,8 @@ _DEVICES_OF_A_CHIP = {"v7x": 2}
 _COMPILER_NAMES = {"v7x": "tpu7x"}
 # GPUs that NVLink joins: those of a host, or of a rack.
 _MOST_OF_A_DOMAIN = {"gb200": 72}
+# The packages, by platform.
+COMPILERS: Mapping[str, str] = MappingProxyType({"tpu": "libtpu", "gpu": "jax_cuda13_plugin"})
 _EXAMPLES = {"cpu": "cpu:8", "2": "v5e:16x16", "3": "v5p:8x8x8", "gpu": "h100:32x8"}
 
 
@@ -239,7 +241,7 @@ def _host_bounds(topology: Topology) -> dict[str, Any]:
 
 
 def _check_installed(topology: Topology) -> None:
-    package = {"tpu": "libtpu", "gpu": "jax_cuda13_plugin"}[topology.platform]
+    package = COMPILERS[topology.platform]
     if importlib.util.find_spec(package) is None:
         raise UserError(
             f"--topology={topology.name}: the package {package} is not installed. It holds the "

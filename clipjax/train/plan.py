@@ -5,6 +5,7 @@ run.
 """
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax
 
 from clipjax.config import Stage, TrainConfig, UserError
 from clipjax.core.collectives import collectives
-from clipjax.core.topologies import Topology, devices_of
+from clipjax.core.topologies import COMPILERS, Topology, devices_of
 from clipjax.models.cost import pair_forward_flops
 from clipjax.train.flops import training_flops
 from clipjax.train.plan_cost import executed_flops, loss_flops
@@ -72,6 +73,12 @@ def plan(config: TrainConfig, topology: Topology, *, quick: bool = False) -> dic
     run = outline(config, devices_of(topology))
     stages = [_of_stage(run, stage, topology, quick=quick) for stage in config.parts]
     tightest = max(stages, key=lambda stage: stage["memory"]["needed"])
+    if any(one["memory"]["fits"] and one["collectives"] is None for one in stages):
+        left_out.append(
+            "collectives and times are left out: the compiler is newer than jax "
+            f"{jax.__version__}, which cannot read its programs. Install the one that jax asks "
+            f"for: pip install 'clipjax[plan-{topology.platform}]'."
+        )
     chip = topology.chip
     return {
         "topology": _machine(topology),
@@ -88,7 +95,7 @@ def plan(config: TrainConfig, topology: Topology, *, quick: bool = False) -> dic
             *([] if chip is None else [f"Peaks and bandwidths of a device: {chip.source}."]),
             *ASSUMPTIONS,
         ],
-        "versions": {"jax": jax.__version__},
+        "versions": {"jax": jax.__version__, **_compiler(topology)},
     }
 
 
@@ -142,6 +149,11 @@ def _machine(topology: Topology) -> dict[str, Any]:
         "chip": None if chip is None else dataclasses.asdict(chip),
         "link_bandwidth": topology.link_bandwidth,
     }
+
+
+def _compiler(topology: Topology) -> dict[str, str]:
+    package = COMPILERS.get(topology.platform)
+    return {} if package is None else {package: importlib.metadata.version(package)}
 
 
 def _traffic(run: Outline, stage: Stage, memory: dict[str, Any]) -> int:

@@ -31,7 +31,7 @@ class Compilation:
         needed_bytes: memory that it takes of one device, arguments included.
         fits: whether the device has so much; True where that is not known (CPU).
         temporary_bytes: of them, beyond the arguments; None if the compiler gave up.
-        text: the program; None if the compiler gave up.
+        text: the program; None if the compiler gave up, or is newer than what could read it.
         lower_seconds: of tracing and lowering.
         compile_seconds: of XLA.
     """
@@ -87,10 +87,17 @@ def compile_for(
         needed_bytes=needed,
         fits=chip is None or needed <= chip.usable_bytes,
         temporary_bytes=stats.temp_size_in_bytes,
-        text=compiled.as_text(),
+        text=_text(compiled),
         lower_seconds=lowered_at - start,
         compile_seconds=time.perf_counter() - lowered_at,
     )
+
+
+def _text(compiled: Any) -> str | None:
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError:
+        return None
 
 
 def compiled_on(lowered: Any, topology: Topology, *, quick: bool = False) -> Any:

@@ -2,12 +2,17 @@
 
 import importlib.util
 import json
+import math
 import re
+import subprocess
+import sys
 
 import pytest
 
 from clipjax.cli.main import main
 from clipjax.cli.plan_report import plan_page, plan_text
+from clipjax.core.chips import chip_of
+from clipjax.core.topologies import parse_topology
 
 MEMORY = {
     *("parameters", "optimizer", "ema", "teacher", "batch", "activations", "loss", "other"),
@@ -255,9 +260,13 @@ def installed(package):
         pytest.param("v5e:2x2*2", marks=installed("libtpu")),
         pytest.param("v6e:2x4", marks=installed("libtpu")),
         pytest.param("v5p:2x2x1", marks=installed("libtpu")),
+        pytest.param("v5p:2x2x1*2", marks=installed("libtpu")),
+        pytest.param("v7x:2x2x1", marks=installed("libtpu")),
         pytest.param("a100:8", marks=installed("jax_cuda13_plugin")),
         pytest.param("h100:2x4", marks=installed("jax_cuda13_plugin")),
+        pytest.param("h200:4x2", marks=installed("jax_cuda13_plugin")),
         pytest.param("b200:8", marks=installed("jax_cuda13_plugin")),
+        pytest.param("gb200:2x4", marks=installed("jax_cuda13_plugin")),
     ],
 )
 def test_machines_that_are_not_there(topology, config_file, tmp_path, clipjax_command):
@@ -275,8 +284,39 @@ def test_machines_that_are_not_there(topology, config_file, tmp_path, clipjax_co
     assert stage["roofline"]["bound"] in ("compute", "memory", "network")
     kinds = {row["kind"] for row in stage["collectives"]}
     assert {"all-reduce", "collective-permute"} <= kinds
-    several = topology in ("v5e:2x2*2", "h100:2x4")
+    several = "*" in topology or (topology.endswith(("2x4", "4x2")) and topology[0] != "v")
     assert any(row["over_network"] for row in stage["collectives"]) == several
+
+
+@pytest.mark.slow
+@installed("libtpu")
+@pytest.mark.parametrize("name", ["v5e:1x1", "v5p:2x2x1", "v6e:1x1", "v7x:2x2x1"])
+def test_the_memory_for_programs_is_what_the_compiler_says(name):
+    """That of v5p is held to what is published."""
+    script = f"""
+from clipjax.core.topologies import devices_of, parse_topology, prepare_environment
+topology = parse_topology({name!r})
+prepare_environment(topology)
+import jax
+import jax.numpy as jnp
+device = devices_of(topology)[0]
+place = jax.sharding.SingleDeviceSharding(device)
+x = jax.ShapeDtypeStruct((200_000, 200_000), jnp.float32, sharding=place)
+try:
+    jax.jit(lambda x: (x @ x) @ (x + 1)).lower(x).compile()
+except jax.errors.JaxRuntimeError as error:
+    print(device.device_kind, error, sep="; ")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300
+    )
+    kind, _, message = done.stdout.partition("; ")
+    chip = parse_topology(name).chip
+    assert chip is chip_of(kind)
+    says = float(re.search(r"available HBM \(([\d.]+)G\)", message)[1])
+    published = chip.memory_bytes / 2**30 - 0.25
+    # To 0.01 GiB, in which it is printed and versions of it differ.
+    assert math.isclose(min(says, published), chip.usable_bytes / 2**30, abs_tol=0.015)
 
 
 @pytest.mark.slow
