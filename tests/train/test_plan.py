@@ -202,6 +202,20 @@ def test_a_teacher_is_held_and_computed_forward(config, stage):
     assert held / 8 < shard_bytes(run.teacher.params) < held / 2
 
 
+@pytest.mark.slow
+def test_a_teacher_is_an_argument_of_the_program_that_is_planned(config, figures, monkeypatch):
+    wider = dataclasses.replace(config.model.image, width=64, mlp_dim=128)
+    teacher = dataclasses.replace(config.model, image=wider)
+    monkeypatch.setattr("clipjax.train.teacher.preset", lambda _: teacher)
+    distill = DistillConfig(teacher="/nowhere", preset="wider")
+    taught = plan(dataclasses.replace(config, distill=distill), CPU)
+    with_it, without = (each["stages"][0]["memory"] for each in (taught, figures))
+    assert with_it["teacher"] > without["parameters"]
+    added = with_it["needed"] - with_it["temporaries"] - without["needed"] + without["temporaries"]
+    assert 0 <= added - with_it["teacher"] <= 256  # what XLA rounds up, leaf by leaf
+    assert taught["stages"][0]["flops"]["teacher_per_pair"] == pair_forward_flops(teacher)
+
+
 def test_a_teacher_of_another_size_is_refused(config):
     distill = DistillConfig(teacher="/nowhere", preset="ViT-B-32")
     with pytest.raises(UserError, match="its images have 224 pixels a side"):
@@ -288,6 +302,20 @@ def test_what_an_axis_does_not_divide_is_a_warning(config, replace_in):
     uneven = replace_in(config, "model.text.vocab_size", 301)
     warnings = outline(uneven, jax.devices()).warnings
     assert any("does not divide the 301 of axis 'vocab'" in line for line in warnings)
+
+
+def test_a_program_that_cannot_be_read_leaves_out_what_is_read_from_it(config, monkeypatch):
+    """A compiler that is newer than jax: memory is known, messages and time are not."""
+
+    def unreadable(_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure")
+
+    monkeypatch.setattr(jax.stages.Compiled, "as_text", unreadable)
+    found = plan(config, CPU)
+    assert found["stages"][0]["memory"]["needed"] > 0
+    assert found["stages"][0]["collectives"] is None
+    assert found["total"] is None
+    assert any("newer than jax" in line for line in found["warnings"])
 
 
 class Refusing:
