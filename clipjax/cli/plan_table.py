@@ -59,7 +59,7 @@ def _of_run(bounds: Figures | None) -> tuple[str, str]:
     if bounds is None:
         return "", ""
     fastest, slowest = bounds["samples_per_second"]
-    return _range([slowest, fastest], ",.0f"), _range(bounds["accelerator_hours"], ",.0f")
+    return _range([slowest, fastest], ",.0f"), _range(bounds["accelerator_hours"], ",.1f")
 
 
 def _range(values: Sequence[float], form: str) -> str:

@@ -224,12 +224,12 @@ def test_saved_plans_are_a_table(tmp_path, capsys):
     assert ended.value.code == 0
     rows = capsys.readouterr().out.splitlines()
     assert [row.count("|") for row in rows] == [8] * len(rows)
-    ran = "64 | 8.0 of 16.0 | 500.0 to 1,500.0 | 43 to 128 | 1,000 to 3,000 |"
+    ran = "64 | 8.0 of 16.0 | 500.0 to 1,500.0 | 43 to 128 | 1,000.0 to 3,000.0 |"
     assert rows[2:] == [
         f"| clip:ViT-B-32 | v5e:2x2 | {ran}",
         f"| clip:ViT-B-32, small | v5e:2x2 | {ran}",
         "| clip:ViT-B-32, large | v5e:2x2 | 64 | **18.0 of 16.0: does not fit** |  |  |  |",
-        "| clip:ViT-B-32, all | v5e:2x2 |  | does not fit |  | 43 to 128 | 1,000 to 3,000 |",
+        "| clip:ViT-B-32, all | v5e:2x2 |  | does not fit |  | 43 to 128 | 1,000.0 to 3,000.0 |",
         "| <b> | v5e:2x2 | 64 | **18.0 of 16.0: does not fit** |  |  |  |",
         "| <b> `--config.model.compute.remat=full` | v5e:2x2 |  | 9.0 |  |  |  |",
     ]
