@@ -8,7 +8,8 @@ from clipjax.core import html
 Figures = Mapping[str, Any]
 _Row = tuple[str, ...]
 
-_CLASSES = ("parameters", "optimizer", "ema", "batch", "activations", "loss", "other")
+_CLASSES = ("parameters", "optimizer", "ema", "teacher", "batch", "activations", "loss", "other")
+_TIME_HEAD = ("bounds", "all overlaps", "nothing does")
 
 
 def plan_text(figures: Figures) -> str:
@@ -17,22 +18,25 @@ def plan_text(figures: Figures) -> str:
     Args:
         figures: of `clipjax plan --json`.
     """
-    blocks = [
-        _headline(figures),
-        *(f"warning: {line}" for line in figures["warnings"]),
-        _aligned(("memory of a device", "GiB", ""), _memory_rows(figures)),
-        _verdict(figures),
-        _flops(figures),
-    ]
-    if figures["collectives"] is not None:
-        blocks.append(_aligned(_COLLECTIVE_HEAD, _collective_rows(figures)))
-    if figures["roofline"] is not None:
-        blocks.append(_aligned(("bounds", "all overlaps", "nothing does"), _time_rows(figures)))
-        blocks.append(_bound(figures))
+    blocks = [_headline(figures), *(f"warning: {line}" for line in figures["warnings"])]
+    for stage in figures["stages"]:
+        blocks += [
+            _stage_line(stage),
+            _aligned(("memory of a device", "GiB", ""), _memory_rows(stage)),
+            _verdict(stage),
+            _flops(stage, figures),
+        ]
+        if stage["collectives"] is not None:
+            blocks.append(_aligned(_COLLECTIVE_HEAD, _collective_rows(stage)))
+        if stage["roofline"] is not None:
+            blocks += [_aligned(_TIME_HEAD, _time_rows(stage["roofline"])), _bound(stage)]
+    if len(figures["stages"]) > 1:
+        blocks.append(_whole(figures))
+        if figures["total"] is not None:
+            blocks.append(_aligned(_TIME_HEAD, _time_rows(figures["total"])))
     if figures["remedies"] is not None:
         blocks.append(_aligned(("what to change", "GiB", ""), _remedy_rows(figures)))
-    if figures["largest_batch"] is not None:
-        blocks.append(_largest(figures))
+    blocks += [_largest(found) for found in figures["largest_batch"] or ()]
     blocks.append("assumed:\n" + "\n".join(f"- {line}" for line in figures["assumptions"]))
     return "\n\n".join(block for block in blocks if block)
 
@@ -43,59 +47,89 @@ def plan_page(figures: Figures) -> str:
     Args:
         figures: of `clipjax plan --json`.
     """
-    memory = figures["memory"]
-    parts = [(name, memory[name]) for name in _CLASSES if memory[name]]
     blocks = [
         html.paragraph(_headline(figures)),
         html.bullets(figures["warnings"]) if figures["warnings"] else "",
-        html.heading("Memory of a device"),
-        html.bar(parts, memory["usable"] or memory["needed"]),
-        html.table(("", "GiB", ""), _memory_rows(figures)),
-        html.paragraph(_verdict(figures)),
-        html.heading("Arithmetic"),
-        html.paragraph(_flops(figures)),
     ]
-    if figures["collectives"] is not None:
-        rows = _collective_rows(figures)
-        blocks += [
-            html.heading("What devices say to each other"),
-            html.table(_COLLECTIVE_HEAD, rows),
-        ]
-    if figures["roofline"] is not None:
-        blocks += [
-            html.heading("Time, at best"),
-            html.table(("", "all overlaps", "nothing does"), _time_rows(figures)),
-            html.paragraph(_bound(figures)),
-        ]
+    for stage in figures["stages"]:
+        blocks += _stage_blocks(stage, figures)
+    if len(figures["stages"]) > 1:
+        blocks += [html.heading("All stages"), html.paragraph(_whole(figures))]
+        if figures["total"] is not None:
+            blocks.append(html.table(("", *_TIME_HEAD[1:]), _time_rows(figures["total"])))
     if figures["remedies"] is not None:
         blocks += [
             html.heading("What to change"),
             html.table(("", "GiB", ""), _remedy_rows(figures)),
         ]
-    if figures["largest_batch"] is not None:
-        blocks.append(html.paragraph(_largest(figures)))
+    blocks += [html.paragraph(_largest(found)) for found in figures["largest_batch"] or ()]
     blocks += [html.heading("Assumed"), html.bullets(figures["assumptions"])]
     return html.page(f"Plan of {figures['config']} on {figures['topology']['name']}", *blocks)
 
 
+def _stage_blocks(stage: Figures, figures: Figures) -> list[str]:
+    memory = stage["memory"]
+    parts = [(name, memory[name]) for name in _CLASSES if memory[name]]
+    blocks = [
+        html.heading(f"Stage {stage['name']}") if stage["name"] else "",
+        html.paragraph(_stage_line(stage)),
+        html.heading("Memory of a device"),
+        html.bar(parts, memory["usable"] or memory["needed"]),
+        html.table(("", "GiB", ""), _memory_rows(stage)),
+        html.paragraph(_verdict(stage)),
+        html.heading("Arithmetic"),
+        html.paragraph(_flops(stage, figures)),
+    ]
+    if stage["collectives"] is not None:
+        blocks += [
+            html.heading("What devices say to each other"),
+            html.table(_COLLECTIVE_HEAD, _collective_rows(stage)),
+        ]
+    if stage["roofline"] is not None:
+        blocks += [
+            html.heading("Time, at best"),
+            html.table(("", *_TIME_HEAD[1:]), _time_rows(stage["roofline"])),
+            html.paragraph(_bound(stage)),
+        ]
+    return blocks
+
+
 def _headline(figures: Figures) -> str:
     mesh = ", ".join(f"{name} {size}" for name, size in figures["mesh"].items() if size > 1)
-    quick = ", least optimisation" if figures["quick"] else ""
+    quick = ", compiled with the least optimisation" if figures["quick"] else ""
     return (
         f"{figures['config']} {' '.join(figures['overrides'])}".rstrip()
         + f" on {figures['topology']['name']} ({figures['topology']['devices']} devices; mesh: "
-        f"{mesh or 'one device'}), batch {figures['global_batch_size']:,}, "
-        f"remat {figures['remat']}, {figures['micro_batches']} micro-batches; traced in "
-        f"{figures['seconds']['lower']:.1f} s, compiled in {figures['seconds']['compile']:.1f} s"
-        f"{quick}."
+        f"{mesh or 'one device'}), remat {figures['remat']}, {figures['micro_batches']} "
+        f"micro-batches{quick}."
     )
 
 
-def _memory_rows(figures: Figures) -> list[_Row]:
-    memory = figures["memory"]
+def _stage_line(stage: Figures) -> str:
+    named = f"stage {stage['name']}, " if stage["name"] else ""
+    line = (
+        f"{named}steps {stage['first_step']:,} to {stage['stop_step']:,}, batch "
+        f"{stage['global_batch_size']:,}: traced in {stage['seconds']['lower']:.1f} s, compiled in "
+        f"{stage['seconds']['compile']:.1f} s."
+    )
+    return line[0].upper() + line[1:]
+
+
+def _whole(figures: Figures) -> str:
+    fits = "fits" if figures["fits"] else "does not fit"
+    tightest = f"stage {figures['tightest']}" if figures["tightest"] else "the first steps"
+    return (
+        f"The run over its {len(figures['stages'])} stages {fits}; the most memory is needed by "
+        f"{tightest}."
+    )
+
+
+def _memory_rows(stage: Figures) -> list[_Row]:
+    memory = stage["memory"]
     rows = [
         (name, _gib(memory[name]), "estimate" if name in memory["estimates"] else "")
         for name in _CLASSES
+        if memory[name] or name not in ("ema", "teacher")
     ]
     rows.append(("needed", _gib(memory["needed"]), "by the compiler"))
     if memory["usable"] is not None:
@@ -103,8 +137,8 @@ def _memory_rows(figures: Figures) -> list[_Row]:
     return rows
 
 
-def _verdict(figures: Figures) -> str:
-    memory = figures["memory"]
+def _verdict(stage: Figures) -> str:
+    memory = stage["memory"]
     if memory["usable"] is None:
         return "Whether it fits is not known: it depends on the memory of the host."
     share = memory["needed"] / memory["usable"]
@@ -117,11 +151,15 @@ def _verdict(figures: Figures) -> str:
     )
 
 
-def _flops(figures: Figures) -> str:
-    flops = figures["flops"]
-    again = flops["executed_per_pair"] / flops["model_per_pair"]
+def _flops(stage: Figures, figures: Figures) -> str:
+    flops = stage["flops"]
+    asked = flops["model_per_pair"] + flops["teacher_per_pair"]
+    teacher = ""
+    if flops["teacher_per_pair"]:
+        teacher = f" and {flops['teacher_per_pair'] / 1e9:.2f} of the teacher"
     return (
-        f"{flops['model_per_pair'] / 1e9:.2f} GFLOP a pair in training, {again:.0%} of it executed "
+        f"{flops['model_per_pair'] / 1e9:.2f} GFLOP a pair in training{teacher}, "
+        f"{flops['executed_per_pair'] / asked:.0%} of it executed "
         f"(what is computed again counts, the gradient of the images is never formed); "
         f"{flops['per_device'] / 1e12:.2f} TFLOP a device and step, of which the loss "
         f"{flops['loss'] / flops['per_device'] / figures['topology']['devices']:.1%}."
@@ -131,9 +169,9 @@ def _flops(figures: Figures) -> str:
 _COLLECTIVE_HEAD = ("collective", "axes", "where", "times", "MiB sent", "ms")
 
 
-def _collective_rows(figures: Figures) -> list[_Row]:
+def _collective_rows(stage: Figures) -> list[_Row]:
     rows = []
-    for row in figures["collectives"]:
+    for row in stage["collectives"]:
         loops = f", loop of {' x '.join(map(str, row['loops']))}" if row["loops"] else ""
         network = ", over the network" if row["over_network"] else ""
         rows.append(
@@ -149,8 +187,7 @@ def _collective_rows(figures: Figures) -> list[_Row]:
     return rows
 
 
-def _time_rows(figures: Figures) -> list[_Row]:
-    bounds = figures["roofline"]
+def _time_rows(bounds: Figures) -> list[_Row]:
     rows = [
         ("step, ms", "step_seconds", 1e3),
         ("samples/s", "samples_per_second", 1),
@@ -158,12 +195,14 @@ def _time_rows(figures: Figures) -> list[_Row]:
         ("accelerator-hours", "accelerator_hours", 1),
     ]
     return [
-        (name, *(f"{factor * value:,.1f}" for value in bounds[key])) for name, key, factor in rows
+        (name, *(f"{factor * value:,.1f}" for value in bounds[key]))
+        for name, key, factor in rows
+        if key in bounds
     ]
 
 
-def _bound(figures: Figures) -> str:
-    bounds = figures["roofline"]
+def _bound(stage: Figures) -> str:
+    bounds = stage["roofline"]
     parts = ", ".join(
         f"{name} {1e3 * bounds[f'{name}_seconds']:.1f} ms"
         for name in ("compute", "memory", "network")
@@ -178,13 +217,13 @@ def _remedy_rows(figures: Figures) -> list[_Row]:
     ]
 
 
-def _largest(figures: Figures) -> str:
-    found = figures["largest_batch"]
+def _largest(found: Figures) -> str:
+    of_stage = f" of stage {found['stage']}" if found["stage"] else ""
     if not found["global_batch_size"]:
-        return "No batch fits, not even one pair a device: split or shrink the model."
+        return f"No batch{of_stage} fits, not even one pair a device: split or shrink the model."
     return (
-        f"The largest global batch that fits is {found['global_batch_size']:,} (to within a "
-        f"sixteenth, {len(found['tried'])} compiled): {_gib(found['needed'])} of "
+        f"The largest global batch{of_stage} that fits is {found['global_batch_size']:,} (to "
+        f"within a sixteenth, {len(found['tried'])} compiled): {_gib(found['needed'])} of "
         f"{_gib(found['usable'])} GiB a device."
     )
 

@@ -9,6 +9,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +72,9 @@ class Collective:
         }[self.kind]
 
 
-def collectives(text: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
+def collectives(
+    text: str, mesh_shape: Mapping[str, int], devices: Sequence[Any] = ()
+) -> list[Collective]:
     """Returns every operation between devices that a program runs.
 
     One that is started and ended apart counts once. Groups of one device are left out.
@@ -79,12 +82,20 @@ def collectives(text: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
     Args:
         text: of `jax.stages.Compiled.as_text`.
         mesh_shape: sizes of the mesh by name, in order; devices are numbered by it.
+        devices: of the mesh, in order; needed where they are TPUs of several slices, whose program
+            numbers the devices of one slice and hands over to the host what crosses.
     """
     programs, entry = _computations(text)
+    slices = _slices(devices)
+    devices_of_one = slices[0] if slices else list(range(math.prod(mesh_shape.values())))
     found = []
     chained: set[tuple[str, str]] = set()
     for operation, loops in _walk(programs, entry, ()):
         kind, _, part = operation.opcode.partition("-start")
+        if operation.opcode == "recv" and (crossing := _crossing(operation, devices, slices)):
+            kind, size, groups = crossing
+            found.append(_collective(kind, size, groups, _axes(groups, mesh_shape), loops))
+            continue
         if kind not in KINDS or part:
             continue
         if chain := _chain(operation):
@@ -97,25 +108,34 @@ def collectives(text: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
             ends = (o for o in operations.values() if o.opcode == f"{kind}-done")
             mine = (o for o in ends if re.search(rf"%?{re.escape(operation.name)}\b", o.rest))
             size = _bytes(next(mine, operation).shape)
-        groups = _groups(operation.rest, kind, mesh_shape)
+        groups = _groups(operation.rest, kind, len(devices_of_one))
+        groups = [[devices_of_one[device] for device in group] for group in groups]
         axes = _axes(groups, mesh_shape)
         if not axes:
             continue
-        found.append(
-            Collective(
-                kind=kind,
-                result_bytes=size,
-                axes=axes,
-                members=tuple(
-                    itertools.chain(*groups) if kind == "collective-permute" else groups[0]
-                ),
-                group_size=len(groups[0]),
-                loops=tuple(loop.times or 1 for loop in loops),
-                loop_name=loops[-1].name if loops else "",
-                exact=all(loop.times is not None for loop in loops),
-            )
-        )
+        if kind == "all-reduce" and _is_scattered(operation):
+            kind, size = "reduce-scatter", size // len(groups[0])
+        found.append(_collective(kind, size, groups, axes, loops))
     return found
+
+
+def _collective(
+    kind: str,
+    result_bytes: int,
+    groups: Sequence[Sequence[int]],
+    axes: tuple[str, ...],
+    loops: tuple["_Loop", ...],
+) -> Collective:
+    return Collective(
+        kind=kind,
+        result_bytes=result_bytes,
+        axes=axes,
+        members=tuple(itertools.chain(*groups) if kind == "collective-permute" else groups[0]),
+        group_size=len(groups[0]),
+        loops=tuple(loop.times or 1 for loop in loops),
+        loop_name=loops[-1].name if loops else "",
+        exact=all(loop.times is not None for loop in loops),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +218,44 @@ def _chain(operation: _Operation) -> tuple[str, str] | None:
     return (chain[1], channel[1]) if chain and channel else None
 
 
+def _is_scattered(operation: _Operation) -> bool:
+    """Whether each device keeps its part only: a fusion that the TPU's compiler names so."""
+    return operation.computation.startswith("all-reduce-scatter")
+
+
+def _slices(devices: Sequence[Any]) -> list[list[int]]:
+    """Returns for each slice the places in the mesh by the number of the device in it.
+
+    Empty where there is one slice.
+    """
+    found: dict[int, list[int]] = {}
+    for place, device in enumerate(devices):
+        found.setdefault(getattr(device, "slice_index", 0), []).append(place)
+    return [found[index] for index in sorted(found)] if len(found) > 1 else []
+
+
+def _crossing(
+    operation: _Operation, devices: Sequence[Any], slices: Sequence[Sequence[int]]
+) -> tuple[str, int, list[list[int]]] | None:
+    """Returns kind, bytes and groups of what the hosts of several slices send each other.
+
+    None for what else a device receives. Groups are one device of each slice.
+    """
+    named = re.search(r'_xla_megascale_transfer_type="(\w+)"', operation.rest)
+    if named is None or not slices:
+        return None
+    result = _ARRAY.search(operation.shape)
+    assert result is not None
+    size = _bytes(result[0])
+    if named[1] != "ONE_TO_ONE":
+        kind = named[1].lower().replace("_", "-")
+        return kind, size, [list(places) for places in zip(*slices, strict=True)]
+    place = {device.id: at for at, device in enumerate(devices)}
+    pairs = re.findall(r"\{(\d+)->(\d+)\}", operation.rest)
+    pairs = dict.fromkeys((place[int(one)], place[int(other)]) for one, other in pairs)
+    return "collective-permute", size, [list(pair) for pair in pairs]
+
+
 def _bytes(shape: str) -> int:
     """Returns the size of an array, or of all arrays of a tuple."""
     total = 0
@@ -208,10 +266,9 @@ def _bytes(shape: str) -> int:
     return total
 
 
-def _groups(rest: str, kind: str, mesh_shape: Mapping[str, int]) -> list[list[int]]:
-    """Returns the devices of each group; for collective-permute the pairs."""
+def _groups(rest: str, kind: str, total: int) -> list[list[int]]:
+    """Returns the devices of each group, of so many in all; for collective-permute the pairs."""
     field = "source_target_pairs" if kind == "collective-permute" else "replica_groups"
-    total = math.prod(mesh_shape.values())
     if listed := re.search(rf"{field}=\{{(\{{[\d,{{}} ]*\}})\}}", rest):
         return [
             [int(device) for device in group.split(",")]

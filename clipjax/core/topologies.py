@@ -30,6 +30,8 @@ _DEVICES_OF_A_CHIP = {"v7x": 2}
 _COMPILER_NAMES = {"v7x": "tpu7x"}
 # GPUs that NVLink joins: those of a host, or of a rack.
 _MOST_OF_A_DOMAIN = {"gb200": 72}
+# The packages, by platform.
+COMPILERS: Mapping[str, str] = MappingProxyType({"tpu": "libtpu", "gpu": "jax_cuda13_plugin"})
 _EXAMPLES = {"cpu": "cpu:8", "2": "v5e:16x16", "3": "v5p:8x8x8", "gpu": "h100:32x8"}
 
 
@@ -173,7 +175,12 @@ def prepare_environment(topology: Topology) -> None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
     if topology.platform == "gpu":  # no driver is asked for
         os.environ.update(JAX_SKIP_CUDA_CONSTRAINTS_CHECK="1", CUDA_VISIBLE_DEVICES="-1")
-    if topology.platform == "tpu":  # no metadata server is asked for
+    if topology.platform == "tpu":
+        # Its compiler ends the process on a flag that it does not know, such as one of a CPU.
+        flags = os.environ.get("XLA_FLAGS", "").split()
+        others = ("--xla_cpu_", "--xla_gpu_")
+        os.environ["XLA_FLAGS"] = " ".join(flag for flag in flags if not flag.startswith(others))
+        # No metadata server is asked for.
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
@@ -234,7 +241,7 @@ def _host_bounds(topology: Topology) -> dict[str, Any]:
 
 
 def _check_installed(topology: Topology) -> None:
-    package = {"tpu": "libtpu", "gpu": "jax_cuda13_plugin"}[topology.platform]
+    package = COMPILERS[topology.platform]
     if importlib.util.find_spec(package) is None:
         raise UserError(
             f"--topology={topology.name}: the package {package} is not installed. It holds the "

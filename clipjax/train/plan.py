@@ -5,40 +5,21 @@ run.
 """
 
 import dataclasses
+import importlib.metadata
 import importlib.util
-from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
-from clipjax.config import TrainConfig, UserError
+from clipjax.config import Stage, TrainConfig, UserError
 from clipjax.core.collectives import collectives
-from clipjax.core.mesh import make_mesh
-from clipjax.core.topologies import Topology, devices_of
+from clipjax.core.topologies import COMPILERS, Topology, devices_of
+from clipjax.models.cost import pair_forward_flops
 from clipjax.train.flops import training_flops
 from clipjax.train.plan_cost import executed_flops, loss_flops
 from clipjax.train.plan_memory import compile_for, gradient_bytes, memory_classes
-from clipjax.train.plan_time import ASSUMPTIONS, domains_of, roofline, rows_of
-from clipjax.train.setup import batch_spec
-from clipjax.train.state import abstract_state, optimizer_of, sharding_warnings
-
-
-def plan_mesh(config: TrainConfig, devices: Sequence[Any]) -> tuple[Mesh, list[str]]:
-    """Returns the mesh of a config over devices, and what is odd about it, a sentence each.
-
-    Args:
-        config: of the run.
-        devices: of `clipjax.core.topologies.devices_of`.
-
-    Raises:
-        UsageError: if the mesh does not fill the devices, an axis of it splits nothing, or the
-            batch cannot be split over it.
-    """
-    mesh = make_mesh(config.mesh, devices=devices)
-    batch_spec(config, mesh)
-    state = abstract_state(config, optimizer_of(config), mesh)
-    return mesh, sharding_warnings(config, state, mesh)
+from clipjax.train.plan_outline import Outline, outline
+from clipjax.train.plan_time import ASSUMPTIONS, domains_of, roofline, rows_of, total
 
 
 def planned_config(config: TrainConfig, topology: Topology) -> tuple[TrainConfig, list[str]]:
@@ -63,15 +44,6 @@ def planned_config(config: TrainConfig, topology: Topology) -> tuple[TrainConfig
         config = dataclasses.replace(
             config, model=dataclasses.replace(config.model, compute=compute)
         )
-    if config.stages:
-        left_out.append(
-            "the run has stages; planned is a run that is as large all along as its largest."
-        )
-        most = max(part.config.data.global_batch_size for part in config.parts)
-        data = dataclasses.replace(config.data, global_batch_size=most)
-        config = dataclasses.replace(config, stages={}, data=data)
-    if config.distill.teacher:
-        left_out.append("distill.teacher is left out: its parameters and passes come on top.")
     return config, left_out
 
 
@@ -85,56 +57,85 @@ def _has_cudnn() -> bool:
 def plan(config: TrainConfig, topology: Topology, *, quick: bool = False) -> dict[str, Any]:
     """Returns the figures of a run on a machine, as `clipjax plan --json` writes them.
 
+    A run without stages has one, whose name is empty. Whether the run fits is decided by the stage
+    that needs the most memory.
+
     Args:
         config: of the run.
         topology: the machine.
         quick: as in `compile_for`.
 
     Raises:
-        UsageError: as `plan_mesh`.
+        UsageError: as `outline`.
         UserError: if the compiler's package is missing.
     """
     config, left_out = planned_config(config, topology)
-    mesh, warnings = plan_mesh(config, devices_of(topology))
-    compilation = compile_for(config, topology, mesh, quick=quick)
-    memory = memory_classes(config, topology, mesh, compilation)
-    of_towers, of_loss = executed_flops(config), loss_flops(config)
+    run = outline(config, devices_of(topology))
+    stages = [_of_stage(run, stage, topology, quick=quick) for stage in config.parts]
+    tightest = max(stages, key=lambda stage: stage["memory"]["needed"])
+    if any(one["memory"]["fits"] and one["collectives"] is None for one in stages):
+        left_out.append(
+            "collectives and times are left out: the compiler is newer than jax "
+            f"{jax.__version__}, which cannot read its programs. Install the one that jax asks "
+            f"for: pip install 'clipjax[plan-{topology.platform}]'."
+        )
+    chip = topology.chip
+    return {
+        "topology": _machine(topology),
+        "mesh": dict(run.mesh.shape),
+        "micro_batches": config.micro_batches,
+        "remat": config.model.compute.remat,
+        "fits": all(stage["memory"]["fits"] for stage in stages),
+        "tightest": tightest["name"],
+        "stages": stages,
+        "total": total([stage["roofline"] for stage in stages], topology),
+        "warnings": [*left_out, *run.warnings],
+        "quick": quick and topology.platform == "tpu",
+        "assumptions": [
+            *([] if chip is None else [f"Peaks and bandwidths of a device: {chip.source}."]),
+            *ASSUMPTIONS,
+        ],
+        "versions": {"jax": jax.__version__, **_compiler(topology)},
+    }
+
+
+def _of_stage(run: Outline, stage: Stage, topology: Topology, *, quick: bool) -> dict[str, Any]:
+    config, mesh, teacher = stage.config, run.mesh, run.teacher
+    compilation = compile_for(run, stage, topology, quick=quick)
+    memory = memory_classes(run, stage, topology, compilation)
+    of_towers, of_loss = executed_flops(run.config, stage, teacher), loss_flops(config, teacher)
     executed = (of_towers + of_loss) // mesh.size
-    rows = None
-    bounds = None
+    rows = bounds = None
     if compilation.text is not None:
-        found = collectives(compilation.text, dict(mesh.shape))
-        rows = rows_of(found, config, topology, domains_of(topology, mesh))
+        found = collectives(compilation.text, dict(mesh.shape), list(mesh.devices.flat))
+        models = [config.model, *([] if teacher is None else [teacher.config])]
+        rows = rows_of(found, models, topology, domains_of(topology, mesh))
         bounds = roofline(
-            config,
+            stage,
             topology,
             flops=executed,
-            memory_bytes=_traffic(config, mesh, memory),
+            memory_bytes=_traffic(run, stage, memory),
             collectives=rows,
         )
     return {
-        "topology": _machine(topology),
-        "mesh": dict(mesh.shape),
+        "name": stage.name,
+        "first_step": stage.first_step,
+        "stop_step": stage.stop_step,
         "global_batch_size": config.data.global_batch_size,
-        "micro_batches": config.micro_batches,
-        "remat": config.model.compute.remat,
         "memory": memory,
         "flops": {
             "model_per_pair": training_flops(config),
+            "teacher_per_pair": 0 if teacher is None else pair_forward_flops(teacher.config),
             "executed_per_pair": of_towers / config.data.global_batch_size,
             "loss": of_loss,
             "per_device": executed,
         },
         "collectives": rows,
         "roofline": bounds,
-        "warnings": [*left_out, *warnings],
-        "quick": quick and topology.platform == "tpu",
         "seconds": {
             "lower": compilation.lower_seconds,
             "compile": compilation.compile_seconds,
         },
-        "assumptions": list(ASSUMPTIONS),
-        "versions": {"jax": jax.__version__},
     }
 
 
@@ -150,8 +151,13 @@ def _machine(topology: Topology) -> dict[str, Any]:
     }
 
 
-def _traffic(config: TrainConfig, mesh: Mesh, memory: dict[str, Any]) -> int:
+def _compiler(topology: Topology) -> dict[str, str]:
+    package = COMPILERS.get(topology.platform)
+    return {} if package is None else {package: importlib.metadata.version(package)}
+
+
+def _traffic(run: Outline, stage: Stage, memory: dict[str, Any]) -> int:
     state = memory["parameters"] + memory["optimizer"] + memory["ema"]
-    gradients = gradient_bytes(config, mesh)
-    saved = memory["activations"] * config.micro_batches
-    return 2 * (state + gradients + saved) + memory["batch"]
+    saved = memory["activations"] * stage.config.micro_batches
+    read = memory["batch"] + memory["teacher"]
+    return 2 * (state + gradient_bytes(run, stage) + saved) + read

@@ -9,15 +9,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from clipjax.config import TrainConfig
+from clipjax.config import Stage, TrainConfig
 from clipjax.core.mesh import batch_sharding, replicated
 from clipjax.core.sharding_report import shard_bytes
 from clipjax.core.topologies import Topology
 from clipjax.losses import make_loss
 from clipjax.train.plan_cost import saved_bytes_of_pair
+from clipjax.train.plan_outline import Outline
 from clipjax.train.programs import lowered_step, stage_specs
 from clipjax.train.setup import batch_spec
-from clipjax.train.state import TrainState, abstract_state, optimizer_of, trained_of
+from clipjax.train.state import trained_of
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -30,7 +31,7 @@ class Compilation:
         needed_bytes: memory that it takes of one device, arguments included.
         fits: whether the device has so much; True where that is not known (CPU).
         temporary_bytes: of them, beyond the arguments; None if the compiler gave up.
-        text: the program; None if the compiler gave up.
+        text: the program; None if the compiler gave up, or is newer than what could read it.
         lower_seconds: of tracing and lowering.
         compile_seconds: of XLA.
     """
@@ -44,30 +45,26 @@ class Compilation:
 
 
 def compile_for(
-    config: TrainConfig, topology: Topology, mesh: Mesh, *, quick: bool = False
+    run: Outline, stage: Stage, topology: Topology, *, quick: bool = False
 ) -> Compilation:
-    """Compiles the step of a run, for devices that need not be there.
+    """Compiles the step of a stage, for devices that need not be there.
 
     Args:
-        config: of a run without stages.
+        run: on the mesh of the machine.
+        stage: of the run; the largest of its programs, where texts have several lengths.
         topology: the machine.
-        mesh: over its devices.
         quick: TPU: with the least optimisation, which takes less time and some more memory.
-
-    Raises:
-        UsageError: if the batch cannot be split over the mesh.
     """
     start = time.perf_counter()
-    optimizer = optimizer_of(config)
-    state = abstract_state(config, optimizer, mesh)
-    (stage,) = config.parts
-    batch = stage_specs(stage, mesh)[-1]
-    lowered = lowered_step(config, optimizer, mesh, state, stage, batch)
+    batch = stage_specs(stage, run.mesh)[-1]
+    lowered = lowered_step(
+        run.config, run.optimizer, run.mesh, run.state, stage, batch, run.teacher
+    )
     lowered_at = time.perf_counter()
     try:
         compiled = compiled_on(lowered, topology, quick=quick)
     except jax.errors.JaxRuntimeError as error:
-        needed = out_of_memory_bytes(str(error), shard_bytes((state, batch)))
+        needed = out_of_memory_bytes(str(error), _argument_bytes(run, batch))
         if needed is None:
             raise
         return Compilation(
@@ -90,10 +87,17 @@ def compile_for(
         needed_bytes=needed,
         fits=chip is None or needed <= chip.usable_bytes,
         temporary_bytes=stats.temp_size_in_bytes,
-        text=compiled.as_text(),
+        text=_text(compiled),
         lower_seconds=lowered_at - start,
         compile_seconds=time.perf_counter() - lowered_at,
     )
+
+
+def _text(compiled: Any) -> str | None:
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError:
+        return None
 
 
 def compiled_on(lowered: Any, topology: Topology, *, quick: bool = False) -> Any:
@@ -137,21 +141,28 @@ def out_of_memory_bytes(message: str, argument_bytes: int) -> int | None:
     return None if found is None else int(float(found[1]) * _UNITS[found[2]]) + arguments
 
 
-def memory_classes(
-    config: TrainConfig, topology: Topology, mesh: Mesh, compilation: Compilation
-) -> dict[str, Any]:
-    """Returns bytes of one device by what they are for.
+def _argument_bytes(run: Outline, batch: Any) -> int:
+    taught_by = {} if run.teacher is None else run.teacher.params
+    return shard_bytes((run.state, batch, taught_by))
 
-    `parameters`, `optimizer`, `ema` and `batch` are exact. `activations` is what the backward pass
-    finds saved, by the trace: without the padding of layouts. `loss` is what the loss needs when it
-    is compiled alone. `other` is what is left: gradients, gathered weights, work space; never less
-    than 0, as not all of them are alive at once.
+
+def memory_classes(
+    run: Outline, stage: Stage, topology: Topology, compilation: Compilation
+) -> dict[str, Any]:
+    """Returns bytes of one device in the steps of a stage by what they are for.
+
+    `parameters`, `optimizer`, `ema`, `teacher` (its parameters) and `batch` are exact.
+    `activations` is what the backward pass finds saved, by the trace: without the padding of
+    layouts. `loss` is what the contrastive loss needs when it is compiled alone. `other` is what is
+    left: gradients, gathered weights, work space; never less than 0, as not all of them are alive
+    at once.
     """
-    state = abstract_state(config, optimizer_of(config), mesh)
+    config, mesh, state = stage.config, run.mesh, run.state
     exact = {
         "parameters": shard_bytes((state.params, state.model_state)),
         "optimizer": shard_bytes(state.opt_state),
         "ema": shard_bytes(state.ema),
+        "teacher": 0 if run.teacher is None else shard_bytes(run.teacher.params),
         "batch": shard_bytes(batch_spec(config, mesh)),
     }
     rows = batch_sharding(mesh).shard_shape((config.data.global_batch_size,))[0]
@@ -174,15 +185,23 @@ def memory_classes(
     }
 
 
-def gradient_bytes(config: TrainConfig, mesh: Mesh) -> int:
-    """Returns what one device holds of the gradients of what is trained, in float32."""
-    state: TrainState = abstract_state(config, optimizer_of(config), mesh)
-    which = trained_of(config, state.params)
-    return shard_bytes({name: leaf for name, leaf in state.params.items() if which[name]})
+def gradient_bytes(run: Outline, stage: Stage) -> int:
+    """Returns what one device holds of the gradients of what a stage trains, in float32."""
+    params = run.state.params
+    which = trained_of(stage.config, params)
+    return shard_bytes({name: leaf for name, leaf in params.items() if which[name]})
 
 
 def loss_bytes(config: TrainConfig, topology: Topology, mesh: Mesh) -> int:
-    """Returns the temporaries of the loss and its gradient alone, compiled on the same devices."""
+    """Returns the temporaries of the contrastive loss and its gradient, compiled alone.
+
+    Args:
+        config: of a stage.
+        topology: the machine.
+        mesh: over its devices.
+    """
+    if not config.loss.contrastive_weight:
+        return 0
     size = config.data.global_batch_size
     if config.loss.over == "micro_batch":
         size //= config.micro_batches
@@ -199,4 +218,11 @@ def loss_bytes(config: TrainConfig, topology: Topology, mesh: Mesh) -> int:
         lowered = jax.jit(jax.value_and_grad(of_embeds, (0, 1, 2))).lower(
             embeds, embeds, number, number
         )
-    return compiled_on(lowered, topology, quick=True).memory_analysis().temp_size_in_bytes
+    try:
+        compiled = compiled_on(lowered, topology, quick=True)
+    except jax.errors.JaxRuntimeError as error:
+        needed = out_of_memory_bytes(str(error), 0)
+        if needed is None:
+            raise
+        return needed
+    return compiled.memory_analysis().temp_size_in_bytes

@@ -5,7 +5,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from clipjax.config import TrainConfig
+from clipjax.config import DualEncoderConfig, Stage
 from clipjax.core.collectives import Collective
 from clipjax.core.topologies import Topology
 
@@ -25,19 +25,22 @@ ASSUMPTIONS = (
 
 
 def rows_of(
-    found: Sequence[Collective], config: TrainConfig, topology: Topology, domains: Sequence[int]
+    found: Sequence[Collective],
+    models: Sequence[DualEncoderConfig],
+    topology: Topology,
+    domains: Sequence[int],
 ) -> list[dict[str, Any]]:
     """Returns the collectives of a step, those of a kind, axis and place together.
 
     Args:
         found: in the program.
-        config: of the run.
+        models: of the program, whose layers are told apart from other loops.
         topology: of the devices.
         domains: of `domains_of`.
     """
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for one in found:
-        key = (one.kind, one.axes, one.loops, _place(one, config), _crosses(one, domains))
+        key = (one.kind, one.axes, one.loops, _place(one, models), _crosses(one, domains))
         row = rows.setdefault(
             key,
             {
@@ -89,29 +92,29 @@ def _bandwidth(one: Collective, topology: Topology, domains: Sequence[int]) -> f
     return min(links, beside * chip.network_bandwidth)
 
 
-def _place(one: Collective, config: TrainConfig) -> str:
+def _place(one: Collective, models: Sequence[DualEncoderConfig]) -> str:
     if not one.loops:
         return "outside loops"
     if "shard_map" in one.loop_name:
         return "loss"
-    depths = {getattr(tower, "depth", None) for tower in (config.model.image, config.model.text)}
-    if config.model.compute.scan_layers and one.loops[-1] in depths:
-        return "layers"
-    return "another loop"
+    scanned = [model for model in models if model.compute.scan_layers]
+    towers = [tower for model in scanned for tower in (model.image, model.text, model.decoder)]
+    depths = {getattr(tower, "depth", None) for tower in towers}
+    return "layers" if one.loops[-1] in depths else "another loop"
 
 
 def roofline(
-    config: TrainConfig,
+    stage: Stage,
     topology: Topology,
     *,
     flops: int,
     memory_bytes: int,
     collectives: Sequence[dict[str, Any]],
 ) -> dict[str, Any] | None:
-    """Returns bounds of the time of a step and of a run; None for a CPU.
+    """Returns bounds of the time of a step and of all steps of a stage; None for a CPU.
 
     Args:
-        config: of the run.
+        stage: of the run.
         topology: the machine.
         flops: of one device in a step.
         memory_bytes: what a step moves through the memory of a device at least.
@@ -125,15 +128,33 @@ def roofline(
         "memory": memory_bytes / chip.memory_bandwidth,
         "network": sum(row["seconds"] for row in collectives),
     }
-    samples = config.num_steps * config.data.global_batch_size
-    steps = [max(parts.values()), sum(parts.values())]
-    hours = [seconds * config.num_steps / 3600 for seconds in steps]
+    seconds = [max(parts.values()), sum(parts.values())]
+    steps = stage.stop_step - stage.first_step
     return {
-        **{f"{name}_seconds": seconds for name, seconds in parts.items()},
+        **{f"{name}_seconds": each for name, each in parts.items()},
         "bound": max(parts, key=lambda name: parts[name]),
-        "step_seconds": steps,
-        "samples_per_second": [config.data.global_batch_size / seconds for seconds in steps],
+        "step_seconds": seconds,
+        **_of_run(
+            steps * stage.config.data.global_batch_size,
+            [each * steps / 3600 for each in seconds],
+            topology.num_devices,
+        ),
+    }
+
+
+def total(rooflines: Sequence[dict[str, Any] | None], topology: Topology) -> dict[str, Any] | None:
+    """Returns bounds of the time of a run; None where that of a stage is not known."""
+    known = [one for one in rooflines if one is not None]
+    if len(known) < len(rooflines):
+        return None
+    hours = [sum(one["hours"][bound] for one in known) for bound in range(2)]
+    return _of_run(sum(one["samples"] for one in known), hours, topology.num_devices)
+
+
+def _of_run(samples: int, hours: Sequence[float], devices: int) -> dict[str, Any]:
+    return {
         "samples": samples,
-        "hours": hours,
-        "accelerator_hours": [time * topology.num_devices for time in hours],
+        "samples_per_second": [samples / 3600 / each for each in hours],
+        "hours": list(hours),
+        "accelerator_hours": [each * devices for each in hours],
     }

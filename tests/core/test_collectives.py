@@ -1,6 +1,7 @@
 """Texts by hand, and programs whose messages are known because `shard_map` writes them down."""
 
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -266,3 +267,50 @@ def test_a_sum_sends_what_scattering_and_gathering_it_send(size, part):
 def test_other_texts_are_refused():
     with pytest.raises(ValueError, match="no ENTRY"):
         collectives("no program", MESH)
+
+
+def test_what_crosses_between_slices_is_that_of_one_device_of_each():
+    """As the TPU's compiler writes it: the program of a slice hands it over to the host."""
+
+    def crossing(kind, shape, target):
+        return (
+            f"%{kind} = ({shape}{{1,0}}, u32[], token[]) recv(%after), channel_id=1, "
+            f"is_host_transfer=true, frontend_attributes={{_xla_megascale_target={target},"
+            f'_xla_megascale_transfer_type="{kind}"}}'
+        )
+
+    devices = [
+        types.SimpleNamespace(id=100_000 * (1 + index) + at, slice_index=index)
+        for index in range(2)
+        for at in (0, 1, 3, 2)
+    ]
+    sizes = {"replica": 2, "data": 4}
+    lines = (
+        crossing("ALL_REDUCE", "f32[4,8]", '"{1,2}x{0:3}"'),
+        crossing("ALL_GATHER", "bf16[4,8]", '"{1,2}x{0:3}"'),
+        crossing("ONE_TO_ONE", "f32[4,8]", "{{100002->200000},{200002->100000}}"),
+        "%in = f32[4,8] all-reduce(%p), channel_id=2, replica_groups={{0,1,2,3}}",
+        "%all = f32[4,8] all-reduce(%p), channel_id=3, replica_groups={}",
+        "%image = (u8[4]{0}, u32[], token[]) recv(%after), channel_id=4, is_host_transfer=true",
+    )
+    found = collectives(program(*lines), sizes, devices)
+    told = [(one.kind, one.result_bytes, one.axes, one.members) for one in found]
+    assert told == [
+        ("all-reduce", 128, ("replica",), (0, 4)),
+        ("all-gather", 64, ("replica",), (0, 4)),
+        ("collective-permute", 128, ("replica", "data"), (3, 4, 7, 0)),
+        ("all-reduce", 128, ("data",), (0, 1, 2, 3)),
+        ("all-reduce", 128, ("data",), (0, 1, 2, 3)),
+    ]
+
+
+def test_a_sum_of_which_each_device_keeps_its_part_is_scattered():
+    """A fusion of the TPU's compiler, and the sum inside it."""
+    fusion = (
+        "%all-reduce-scatter.3 (input: f32[8]) -> f32[4] {\n"
+        "  %sum = f32[8] all-reduce(%input), channel_id=1, replica_groups={{0,1},{2,3},{4,5},{6,7}}"
+        "\n  ROOT %part = f32[4] dynamic-slice(%sum, %at), dynamic_slice_sizes={4}\n}\n"
+    )
+    call = "%fusion = f32[4] fusion(%p), kind=kCustom, calls=%all-reduce-scatter.3"
+    found = one(call, loops=fusion)
+    assert (found.kind, found.result_bytes, found.sent_bytes) == ("reduce-scatter", 16, 16)

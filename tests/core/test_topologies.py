@@ -103,12 +103,13 @@ def test_a_compiler_that_is_missing_is_named_with_what_brings_it(name, extra, mo
 
 @pytest.mark.parametrize("name", ["cpu:3", "v5e:2x2", "h100:8"])
 def test_the_compilers_look_for_no_accelerator(name, monkeypatch):
-    environment = {"XLA_FLAGS": "--before"}
+    environment = {"XLA_FLAGS": "--before --xla_cpu_of_a_cpu=1"}
     monkeypatch.setattr(topologies.os, "environ", environment)
     prepare_environment(parse_topology(name))
     assert environment["JAX_PLATFORMS"] == "cpu"
     assert environment["XLA_FLAGS"].startswith("--before")
     assert ("count=3" in environment["XLA_FLAGS"]) == (name == "cpu:3")
+    assert ("--xla_cpu_of_a_cpu=1" in environment["XLA_FLAGS"]) == (name != "v5e:2x2")
     assert ("CUDA_VISIBLE_DEVICES" in environment) == (name == "h100:8")
 
 

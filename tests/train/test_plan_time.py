@@ -1,12 +1,13 @@
+import dataclasses
 import math
 
 import pytest
 
-from clipjax.config import MeshConfig, TrainConfig
+from clipjax.config import MeshConfig, StageConfig, TrainConfig
 from clipjax.core.collectives import Collective
 from clipjax.core.mesh import make_mesh
 from clipjax.core.topologies import parse_topology
-from clipjax.train.plan_time import domains_of, roofline, rows_of
+from clipjax.train.plan_time import domains_of, roofline, rows_of, total
 
 
 def one(kind, members, *, size=None, loops=(), loop_name="", axes=("data",)):
@@ -47,7 +48,7 @@ SLICES = [0] * 16 + [1] * 16
 def test_a_message_takes_the_bandwidth_of_its_narrowest_way(
     topology, domains, collective, seconds, network
 ):
-    (row,) = rows_of([collective], TrainConfig(), topology, domains)
+    (row,) = rows_of([collective], [TrainConfig().model], topology, domains)
     assert math.isclose(row["seconds"], seconds, rel_tol=1e-12)
     assert row["over_network"] is network
 
@@ -60,7 +61,7 @@ def test_messages_of_a_kind_and_place_are_one_row(replace_in):
         "collective-permute", (0, 1, 1, 0), size=2, loops=(8,), loop_name="jvp()/shard_map/while"
     )
     found = [layers, ring, layers, one("all-reduce", (0, 1)), one("all-gather", (0, 1))]
-    rows = rows_of(found, config, H100, HOSTS)
+    rows = rows_of(found, [config.model], H100, HOSTS)
     told = {(r["kind"], r["place"]): (r["operations"], r["times"], r["sent_bytes"]) for r in rows}
     assert told == {
         ("all-gather", "layers"): (2, 2 * depth, depth * 1000),
@@ -74,7 +75,7 @@ def test_a_step_takes_the_longest_part_or_all_of_them(replace_in):
     """989 TFLOP are a second, 335.2 GB a tenth, and what is sent takes a fifth."""
     config = replace_in(TrainConfig(num_steps=7200), "data.global_batch_size", 4096)
     bounds = roofline(
-        config,
+        config.parts[0],
         H100,
         flops=989 * 10**12,
         memory_bytes=3352 * 10**8,
@@ -88,10 +89,27 @@ def test_a_step_takes_the_longest_part_or_all_of_them(replace_in):
     assert bounds["samples"] == 7200 * 4096
 
 
+def test_hours_of_stages_add_up_and_their_samples_are_over_all_of_them(replace_in):
+    config = replace_in(TrainConfig(num_steps=30), "data.global_batch_size", 100)
+    stages = {"late": StageConfig(first_step=20, global_batch_size=400)}
+    config = dataclasses.replace(config, stages=stages)
+    flops = (989 * 10**12, 3 * 989 * 10**12)  # a second a step, then three
+    bounds = [
+        roofline(stage, H100, flops=each, memory_bytes=0, collectives=[])
+        for stage, each in zip(config.parts, flops, strict=True)
+    ]
+    found = total(bounds, H100)
+    assert found["samples"] == 20 * 100 + 10 * 400
+    assert found["hours"] == pytest.approx([50 / 3600] * 2)
+    assert found["accelerator_hours"] == pytest.approx([16 * 50 / 3600] * 2)
+    assert found["samples_per_second"] == pytest.approx([6000 / 50] * 2)
+    assert total([bounds[0], None], H100) is None
+
+
 def test_nothing_is_said_of_the_time_on_a_cpu():
     cpu = parse_topology("cpu:8")
-    assert roofline(TrainConfig(), cpu, flops=1, memory_bytes=1, collectives=[]) is None
+    assert roofline(TrainConfig().parts[0], cpu, flops=1, memory_bytes=1, collectives=[]) is None
     domains = domains_of(cpu, make_mesh(MeshConfig()))
     assert domains == [0] * 8
-    (row,) = rows_of([one("all-reduce", (0, 1))], TrainConfig(), cpu, domains)
+    (row,) = rows_of([one("all-reduce", (0, 1))], [TrainConfig().model], cpu, domains)
     assert row["seconds"] is None
