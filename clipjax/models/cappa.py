@@ -98,7 +98,9 @@ class CappaDecoder(nnx.Module):
         self.config, self.dtype = decoder, dtype
         normal = nnx.initializers.normal
         ids = decoder.vocab_size + int(decoder.parallel_share > 0)
-        self.embedding = nnx.Param(normal(1.0)(rngs.params(), (ids, width)), axes=("vocab", "embed"))
+        self.embedding = nnx.Param(
+            normal(1.0)(rngs.params(), (ids, width)), axes=("vocab", "embed")
+        )
         self.positions = nnx.Param(
             normal(width**-0.5)(rngs.params(), (decoder.context_length, width)),
             axes=(None, "embed"),
