@@ -1,6 +1,7 @@
 """Models with heads that no embedding needs: written, read again, and begun from."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from clipjax.interchange.run_directory import write_run
 from clipjax.models import init_params
 from clipjax.train.starting_point import starting_weights
 
-SIZES = {"width": 32, "depth": 1, "num_heads": 2, "mlp_dim": 64}
+SIZES: Any = {"width": 32, "depth": 1, "num_heads": 2, "mlp_dim": 64}
 
 
 @pytest.fixture
@@ -52,6 +53,7 @@ def test_heads_come_along_to_ours_and_stay_behind_elsewhere(source, tmp_path, ca
 def test_a_run_begins_at_a_head_of_other_texts(source, tiny_config):
     found = open_pretrained(source)
     length = found.config.text.context_length - 2
+    assert found.config.matching is not None
     model = dataclasses.replace(
         found.config,
         text=dataclasses.replace(found.config.text, context_length=length),

@@ -1,6 +1,7 @@
 """Parts of a model that read its tokens or embeddings change their shape with it."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ from clipjax.config import CappaDecoderConfig, MatchingConfig, PrototypeHeadsCon
 from clipjax.models import init_params, param_shapes
 from clipjax.models.surgery import grow_vocabulary, replace_projection, resize_context
 
-SIZES = {"width": 32, "depth": 1, "num_heads": 2, "mlp_dim": 64}
+SIZES: Any = {"width": 32, "depth": 1, "num_heads": 2, "mlp_dim": 64}
 
 
 @pytest.fixture(scope="module")
