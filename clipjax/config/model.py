@@ -1,7 +1,7 @@
 """What a dual encoder is made of."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from clipjax.config.fields import AttentionImplementation, Remat, check_positive
 from clipjax.config.image_towers import EfficientNetConfig, ImageConfig, ViTConfig
@@ -211,6 +211,14 @@ class DualEncoderConfig:
                 "self_distill with image.pool='coca': what the queries of the pooler have read "
                 "stands for no patch. Choose another pool"
             )
+
+    def of_length(self, context_length: int) -> dict[str, Any]:
+        """Returns what has the length of the text tower; CoCa's decoder takes any."""
+        return {
+            name: dataclasses.replace(part, context_length=context_length)
+            for name, part in (("decoder", self.decoder), ("matching", self.matching))
+            if isinstance(part, CappaDecoderConfig | MatchingConfig)
+        }
 
     @property
     def image_token_width(self) -> int:

@@ -56,6 +56,14 @@ def _check_matching(config: "TrainConfig") -> None:
             f"loss.matching_weight={config.loss.matching_weight} needs model.matching, which tells "
             "right pairs from wrong ones: set it, or loss.matching_weight=0"
         )
+    if config.optim.lora.rank and not any(
+        pattern.startswith("!matching") for pattern in config.optim.freeze
+    ):
+        raise ValueError(
+            f"optim.lora.rank={config.optim.lora.rank} leaves model.matching as it began: name it "
+            "as trained, optim.freeze=('!matching/*',), or set loss.matching_weight=0 and "
+            "model.matching=None"
+        )
     if config.micro_batches > 1 and config.loss.over == "batch":
         raise ValueError(
             f"loss.matching_weight with micro_batches={config.micro_batches}: a wrong partner may "

@@ -16,7 +16,6 @@ from clipjax.config.optim import OptimConfig
 from clipjax.config.run_checks import check_buckets, check_naflex, check_objectives
 from clipjax.config.self_distill import SelfDistillConfig
 from clipjax.config.stages import StageConfig
-from clipjax.config.text_towers import CappaDecoderConfig, MatchingConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,6 +201,7 @@ class TrainConfig:
                 )
             return dataclasses.replace(section, **given) if given else section
 
+        length = stage.context_length
         locks = {"lock_image": stage.lock_image, "lock_text": stage.lock_text}
         optim = dataclasses.replace(
             self.optim,
@@ -219,9 +219,8 @@ class TrainConfig:
                     image_size=stage.image_size,
                     patch_dropout=stage.patch_dropout,
                 ),
-                text=changed(self.model.text, context_length=stage.context_length),
-                decoder=_of_length(self.model.decoder, stage.context_length),
-                matching=_of_length(self.model.matching, stage.context_length),
+                text=changed(self.model.text, context_length=length),
+                **({} if length is None else self.model.of_length(length)),
             )
             return dataclasses.replace(
                 self,
@@ -323,13 +322,6 @@ class TrainConfig:
                 f"{self.optim.cooldown_steps} do not fit into the {steps} steps of its learning "
                 f"rate: set stages.{name}.warmup_steps"
             )
-
-
-def _of_length(part: Any, context_length: int | None) -> Any:
-    """Returns a decoder or head for texts of another length; CoCa's takes them as they come."""
-    if context_length is None or not isinstance(part, CappaDecoderConfig | MatchingConfig):
-        return part
-    return dataclasses.replace(part, context_length=context_length)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

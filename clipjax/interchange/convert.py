@@ -138,8 +138,9 @@ def _write(
 ) -> Path | None:
     if to == CLIPJAX:
         record = {"converted_from": source.format}
-        # Layers stacked or not, as the source has them.
-        saved = source.params() if source.config.compute.scan_layers else params
+        # Layers stacked or not, and with the heads, as the source has them.
+        headed = any(getattr(source.config, name) is not None for name in HEADS)
+        saved = source.params() if headed or source.config.compute.scan_layers else params
         write_run(folder, source.config, saved, source.tokenizer, record)
         return None
     left_out = [f"model.{name}" for name in HEADS if getattr(source.config, name) is not None]

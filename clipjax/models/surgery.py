@@ -204,7 +204,8 @@ def grow_vocabulary(
     fields: dict[str, Any] = {"vocab_size": vocab_size}
     if config.text.kind == "transformer" and config.text.end_id is None:
         fields["end_id"] = config.text.eot_id
-    new = _replaced(config, "text", fields)
+    head = config.matching and dataclasses.replace(config.matching, vocab_size=vocab_size)
+    new = _replaced(config, "text", fields, matching=head)
     arrays = _host(params)
     stream = np.random.default_rng(seed)
     for name, shape in _changed(new, arrays).items():
@@ -235,7 +236,7 @@ def replace_projection(
         seed: of the initial numbers.
         projection: another value of the tower's field `projection`: False ("none" for BERT) drops
             the map, and the shared space must be as wide as the tower.
-        embed_dim: of a new shared space; the other tower's projection is drawn anew too.
+        embed_dim: of a new shared space; what else has its width is drawn anew too.
 
     Raises:
         UserError: if the towers would not fit together.
@@ -251,7 +252,8 @@ def replace_projection(
     kept = _host(params)
     heads = tuple(f"{part}/{name}/" for name in _PROJECTIONS.get(tower.kind, _PROJECTION))
     kept = {name: array for name, array in kept.items() if not name.startswith(heads)}
-    return new, fitted(new, kept, seed=seed, fresh=("image/*", "text/*"))
+    fresh = ("image/*", "text/*", "self_distill/crops/layers/0/*")
+    return new, fitted(new, kept, seed=seed, fresh=fresh)
 
 
 def replace_tower(
@@ -332,6 +334,8 @@ def _replaced(
 ) -> DualEncoderConfig:
     try:
         tower: Any = dataclasses.replace(getattr(config, part), **fields)
+        if "context_length" in fields:
+            own = config.of_length(fields["context_length"]) | own
         return dataclasses.replace(config, **{part: tower}, **own)
     except ValueError as error:
         raise UserError(f"config.model.{part}: {error}.") from error

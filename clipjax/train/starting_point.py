@@ -81,6 +81,7 @@ def _of_the_sizes(model: DualEncoderConfig, found: DualEncoderConfig) -> DualEnc
     if model.text.kind == found.text.kind:
         length = found.text.context_length
         fields["text"] = dataclasses.replace(model.text, context_length=length)
+        fields |= model.of_length(length)
     try:
         return dataclasses.replace(model, **fields)
     except ValueError:

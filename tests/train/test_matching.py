@@ -18,7 +18,7 @@ from clipjax.config import (
 )
 from clipjax.core.mesh import make_mesh
 from clipjax.interchange.pretrained import open_pretrained
-from clipjax.losses import make_walk, taken_rows
+from clipjax.losses import hard_partners, make_walk, matching_loss, taken_rows
 from clipjax.models import init_params, with_params
 from clipjax.models.cost import (
     image_forward_flops,
@@ -250,3 +250,33 @@ def test_a_head_that_nothing_trains_is_refused(config):
     idle = dataclasses.replace(config, loss=LossConfig(caption_weight=1.0))
     with pytest.raises(UsageError, match=r"train[s ]*nothing of model\.matching"):
         check_objectives(idle)
+
+
+def test_partners_are_hard_of_other_groups_and_seen_with_their_own_mask(config, params):
+    rng = np.random.default_rng(5)
+    images, texts = rng.normal(size=(2, 6, config.model.embed_dim)).astype(np.float32)
+    rows = {
+        "images": jnp.asarray(images),
+        "texts": jnp.asarray(texts),
+        "image_tokens": jnp.asarray(rng.normal(size=(6, 4, 32)), jnp.float32),
+        "image_mask": jnp.asarray(np.arange(4) < rng.integers(1, 5, (6, 1))),
+        "tokens": jnp.asarray(rng.integers(1, 300, (6, 16)), jnp.int32),
+    }
+    groups, key = jnp.asarray([0, 0, 1, 1, 2, 2], jnp.int32), jax.random.key(0)
+
+    @jax.jit
+    def both(params, rows):
+        scale = jnp.exp(params["log_logit_scale"])
+        drawn = hard_partners(rows["images"], rows["texts"], scale, groups, key)
+        head = with_params(config.model, params).matching
+        seen, mask, tokens = rows["image_tokens"], rows["image_mask"], rows["tokens"]
+        expected = matching_loss(
+            head(tokens, seen, mask),
+            head(tokens[drawn[0]], seen, mask),
+            head(tokens, seen[drawn[1]], mask[drawn[1]]),
+            drawn,
+        )
+        return matching_term(config, params, rows, groups, key), expected
+
+    found, expected = both(params, rows)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
