@@ -171,7 +171,7 @@ class DualEncoderConfig:
                 f"{self.image.kind!r}"
             )
         if isinstance(decoder, CappaDecoderConfig):
-            _check_same("decoder", decoder, text)
+            _check_same("decoder", decoder, text, "vocab_size", "context_length")
             return
         if isinstance(text, ModernTextConfig):
             raise ValueError(
@@ -196,7 +196,7 @@ class DualEncoderConfig:
             raise ValueError(
                 f"matching reads the tokens of an image.kind='vit', not of {self.image.kind!r}"
             )
-        _check_same("matching", self.matching, self.text)
+        _check_same("matching", self.matching, self.text, "vocab_size", "context_length", "pad_id")
 
     def _check_self_distill(self) -> None:
         if self.self_distill is None:
@@ -228,9 +228,9 @@ class DualEncoderConfig:
 
 
 def _check_same(
-    name: str, part: CappaDecoderConfig | MatchingConfig, text: TextTowerConfig
+    name: str, part: CappaDecoderConfig | MatchingConfig, text: TextTowerConfig, *fields: str
 ) -> None:
-    for field in ("vocab_size", "context_length"):
+    for field in fields:
         here, there = getattr(part, field), getattr(text, field)
         if here != there:
             raise ValueError(

@@ -85,11 +85,15 @@ def _check_self_distill(config: "TrainConfig") -> None:
             "self_distill cuts its crops out of square images: leave out it or "
             "data.image_mode='naflex'"
         )
-    if config.optim.lora.rank or config.optim.lock_image == 0:
-        field = "lora.rank" if config.optim.lora.rank else "lock_image"
+    still = {
+        f"lora.rank={config.optim.lora.rank}": bool(config.optim.lora.rank),
+        "lock_image=0": config.optim.lock_image == 0,
+        f"freeze={config.optim.freeze}": "image/*" in config.optim.freeze,
+    }
+    for field in [name for name, is_so in still.items() if is_so]:
         raise ValueError(
-            f"optim.{field}={config.optim.lora.rank}: the image tower, whose own average "
-            "self_distill follows, would not move. Leave one of the two out"
+            f"optim.{field}: the image tower, whose own average self_distill follows, would not "
+            "move. Leave one of the two out"
         )
     if found.crop_weight and found.crop_size > image.image_size:
         raise ValueError(

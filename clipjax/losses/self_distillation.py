@@ -21,7 +21,8 @@ from clipjax.core.partition import constrain_batch, gather_table
 from clipjax.losses.online import added, no_expectation, no_normaliser, weighted, with_columns
 
 Features = Float[Array, "batch places width"]
-TeacherFeatures = Float[Array, "batch places teacher_width"]
+TeacherFeatures = Float[Array, "batch #places teacher_width"]
+"""One place for all that the student sees, or one for each."""
 Center = Float[Array, " prototypes"]
 
 
@@ -39,7 +40,7 @@ class Prototypes(NamedTuple):
 
 def prototype_losses(
     student: Features,
-    teacher: Features,
+    teacher: TeacherFeatures,
     of_student: Prototypes,
     of_teacher: Prototypes,
     center: Center,
@@ -64,7 +65,7 @@ def prototype_losses(
 
 def chunked_prototype_losses(
     student: Features,
-    teacher: Features,
+    teacher: TeacherFeatures,
     of_student: Prototypes,
     of_teacher: Prototypes,
     center: Center,
@@ -170,4 +171,5 @@ def _block(number, block, temperatures, student, teacher):
     offset = jax.lax.dynamic_slice_in_dim(center, first, size)
     targets = (logits(teacher_features, teacher_kernel) - offset) / temperatures[1]
     fresh = first + jnp.arange(size) >= number * block
-    return first, fresh, logits(features, kernel) / temperatures[0], targets
+    seen = logits(features, kernel) / temperatures[0]
+    return first, fresh, seen, jnp.broadcast_to(targets, seen.shape)

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int32, Key
 
 from clipjax.config import TrainConfig
 from clipjax.losses import (
+    Walk,
     hard_partners,
     make_walk,
     matching_loss,
@@ -40,7 +41,9 @@ def matching_term(
         key: of what is drawn.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    walk = None if mesh.empty else make_walk(config.loss, mesh)
+    walk = None
+    if not mesh.empty:  # all logits of a batch with their noise would be four of its matrices
+        walk = make_walk(config.loss, mesh) or Walk("chunked", mesh, config.loss.block)
     images, texts = (jax.lax.stop_gradient(rows[name]) for name in ("images", "texts"))
     scale = jnp.exp(jax.lax.stop_gradient(params["log_logit_scale"]))
     groups = jnp.arange(len(images), dtype=jnp.int32) if groups is None else groups

@@ -116,14 +116,13 @@ def self_distillation(
     embeds, tokens = jax.lax.stop_gradient(teacher.image_features(images))
     centers, rows = average["centers"], {}
     if found.crop_weight:
-        target = jax.lax.stop_gradient(teacher.self_distill.crops(embeds))
+        target = jax.lax.stop_gradient(teacher.self_distill.crops(embeds)[:, None])
         local, crops = _local(config.model, found.crop_size, params), _crops(found, images, views)
         seen = local.image_features(crops.reshape(-1, *crops.shape[2:]))[0]
         features = local.self_distill.crops(seen).reshape(*crops.shape[:2], -1)
-        targets = jnp.broadcast_to(target[:, None], features.shape)
         heads = local.self_distill.crops, teacher.self_distill.crops
-        losses = _losses(found, features, targets, heads, centers["crops"])
-        rows |= {"crop_losses": losses.mean(axis=1), "crops": target}
+        losses = _losses(found, features, target, heads, centers["crops"])
+        rows |= {"crop_losses": losses.mean(axis=1), "crops": target[:, 0]}
     if found.patch_weight:
         places = views["hidden"]
         hidden = jax.vmap(lambda row: jnp.zeros(tokens.shape[1], bool).at[row].set(True))(places)

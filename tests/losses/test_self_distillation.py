@@ -88,6 +88,16 @@ def test_value_and_gradients_are_those_of_the_reference(block, sharded, arrays, 
             np.testing.assert_allclose(grad, expected_grad, rtol=1e-12, atol=1e-12)
 
 
+def test_one_place_of_the_teacher_is_the_target_of_all(arrays):
+    student, kernel, teacher, teacher_kernel, center = (jnp.asarray(x, jnp.float32) for x in arrays)
+    one = teacher[:, :1]
+    same = jnp.broadcast_to(one, teacher.shape)
+    for losses in (prototype_losses, functools.partial(chunked_prototype_losses, block=7)):
+        value = jax.value_and_grad(weighted_sum(losses), argnums=(0, 1))
+        found, expected = (value(student, kernel, t, teacher_kernel, center) for t in (one, same))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
+
+
 def test_the_teacher_gets_no_gradient(arrays):
     small = [jnp.asarray(x, jnp.float32) for x in arrays]
     for losses in (prototype_losses, functools.partial(chunked_prototype_losses, block=7)):

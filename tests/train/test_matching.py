@@ -237,6 +237,7 @@ def test_the_head_counts_for_right_and_wrong_pairs(config):
     [
         ("model.matching", None, r"needs model\.matching"),
         ("model.matching.vocab_size", 9, r"matching\.vocab_size=9 must be text\.vocab_size=300"),
+        ("model.matching.pad_id", 1, r"matching\.pad_id=1 must be text\.pad_id=0"),
         ("loss.matching_weight", -1.0, "must not be negative"),
         ("micro_batches", 2, "over='micro_batch', which draws partners in the part itself"),
     ],

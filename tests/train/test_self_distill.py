@@ -358,6 +358,7 @@ def test_every_pass_counts_as_arithmetic(config, replace_in):
         ({"self_distill.patch_weight": -1.0}, "patch_weight=-1.0 must not be negative"),
         ({"optim.lora": LoraConfig(rank=2)}, r"optim\.lora\.rank=2: the image tower"),
         ({"optim.lock_image": 0}, r"optim\.lock_image=0: the image tower"),
+        ({"optim.freeze": ("image/*",)}, r"freeze=\('image/\*',\): the image tower"),
         ({"data.image_mode": "naflex"}, "cuts its crops out of square images"),
         ({"model.image.pool": "coca"}, "stands for no patch"),
     ],
