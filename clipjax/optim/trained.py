@@ -70,7 +70,7 @@ def trained_in_run(config: TrainConfig, shapes: Mapping[str, Shape]) -> dict[str
     for part in config.parts:
         own, idle = part.config, part.config.self_distill.idle
         on = trained(own.optim, own.model, shapes)
-        found = {n: _either(found[n], on[n] and not n.startswith(idle)) for n in found}
+        found = {n: _either(found[n], not n.startswith(idle) and on[n]) for n in found}
     return found
 
 

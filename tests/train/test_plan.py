@@ -299,9 +299,10 @@ def test_what_cannot_be_is_refused_before_anything_is_compiled(config, replace_i
 
 
 def test_what_an_axis_does_not_divide_is_a_warning(config, replace_in):
-    uneven = replace_in(config, "model.text.vocab_size", 301)
-    warnings = outline(uneven, jax.devices()).warnings
-    assert any("does not divide the 301 of axis 'vocab'" in line for line in warnings)
+    uneven = replace_in(config, "model.text.mlp_dim", 63)
+    mesh = MeshConfig(data=2, fsdp=2, tensor=2)
+    warnings = outline(replace_in(uneven, "mesh", mesh), jax.devices()).warnings
+    assert any("does not divide the 63 of axis 'mlp'" in line for line in warnings)
 
 
 def test_a_program_that_cannot_be_read_leaves_out_what_is_read_from_it(config, monkeypatch):
