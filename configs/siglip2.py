@@ -49,7 +49,7 @@ def get_config(name: str = "ViT-B-16-SigLIP2-256") -> ml_collections.ConfigDict:
             vocab_size=start.text.vocab_size, context_length=start.text.context_length
         ),
         self_distill=PrototypeHeadsConfig(),
-        compute=ComputeConfig(dtype="bfloat16", remat="names", scan_layers=True),
+        compute=ComputeConfig(dtype="bfloat16", remat="qkv_attn", scan_layers=True),
     )
     return to_config_dict(
         TrainConfig(

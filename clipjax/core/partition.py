@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from clipjax.core.mesh import BATCH_AXES
 from clipjax.core.stacks import is_stacked
@@ -18,7 +18,7 @@ RULES: Mapping[str, str] = {"embed": "fsdp", "vocab": "fsdp", "heads": "tensor",
 Axes = tuple[str | None, ...]
 
 
-def param_spec(shape: tuple[int, ...], axes: Axes, mesh: Mesh) -> PartitionSpec:
+def param_spec(shape: tuple[int, ...], axes: Axes, mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """Returns how a parameter is split; an axis that does not divide stays whole.
 
     Args:
@@ -60,14 +60,37 @@ def constrain_batch(x: jax.Array) -> jax.Array:
     Without it XLA may replicate the batch: a step that needs 7 GiB a chip then needs 4.52 TB
     (ViT-B/16, 256 chips, read off the compiled program).
     """
+    if _mesh_of_batch() is None:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+
+
+def constrain_heads(x: jax.Array) -> jax.Array:
+    """Keeps queries, keys or values split over the batch, and over the heads as their kernels are.
+
+    cuDNN's attention refuses to be split where XLA has split its three inputs differently, as it
+    does with queries that are the same for every image. The identity where no mesh is set.
+
+    Args:
+        x: [batch, tokens, heads, channels].
+    """
+    mesh = _mesh_of_batch()
+    if mesh is None:
+        return x
+    spec = param_spec(x.shape[2:3], ("heads",), mesh)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, None, *spec, None))
+
+
+def _mesh_of_batch() -> AbstractMesh | None:
+    """Returns the mesh that is set, if it has axes for the batch that XLA may split as it likes."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or not set(BATCH_AXES) <= set(mesh.axis_names):
-        return x
+        return None
     if any(
         mesh.axis_types[mesh.axis_names.index(a)] != jax.sharding.AxisType.Auto for a in BATCH_AXES
     ):
-        return x  # inside shard_map the batch is already local
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+        return None  # inside shard_map the batch is already local
+    return mesh
 
 
 def gather_table(table: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from clipjax.config import Stage, TrainConfig, UserError
+from clipjax.config import DualEncoderConfig, Stage, TrainConfig, UserError
 from clipjax.core.checkpoint import CheckpointWriter, SaveError
 from clipjax.core.distributed import Preemption, broadcast_int, first_problem
 from clipjax.core.lifeline import Lifeline
@@ -16,6 +16,7 @@ from clipjax.core.metrics import Sink
 from clipjax.core.progress import format_rate, format_seconds
 from clipjax.data.pairs import BadSamples
 from clipjax.data.stages import shares, verdict
+from clipjax.models.cost import pair_forward_flops
 from clipjax.train.flops import training_flops
 from clipjax.train.state import TrainState, as_dict
 
@@ -62,6 +63,7 @@ class Meter:
         peak_flops: of one device.
         waited: seconds that steps have waited for input so far.
         stages: seconds that the stages of loading have taken so far, over all threads.
+        teacher: model that the run learns from, whose forward passes count.
     """
 
     def __init__(
@@ -70,11 +72,13 @@ class Meter:
         peak_flops: float,
         waited: Callable[[], float],
         stages: Callable[[], Mapping[str, float]] = dict,
+        teacher: DualEncoderConfig | None = None,
     ):
         self._config = config
         self._peak = peak_flops * jax.device_count()
         self._waited, self._stages = waited, stages
         self._of_pair: dict[tuple[str, int], int] = {}
+        self._of_teacher = 0 if teacher is None else pair_forward_flops(teacher)
         self.stage_shares: dict[str, float] = {}
         self.step_seconds: list[float] = []
         self.restart(0)
@@ -89,7 +93,7 @@ class Meter:
         """Counts the arithmetic of a step whose texts have so many tokens, padding included."""
         shape = stage.name, num_tokens
         if shape not in self._of_pair:
-            self._of_pair[shape] = training_flops(stage.config, num_tokens)
+            self._of_pair[shape] = training_flops(stage.config, num_tokens) + self._of_teacher
         self._flops += self._of_pair[shape] * stage.config.data.global_batch_size
 
     def read(self, step: int) -> dict[str, float]:

@@ -162,7 +162,7 @@ def memory_classes(
         "parameters": shard_bytes((state.params, state.model_state)),
         "optimizer": shard_bytes(state.opt_state),
         "ema": shard_bytes(state.ema),
-        "teacher": 0 if run.teacher is None else shard_bytes(run.teacher.params),
+        "teacher": shard_bytes((state.self_teacher, run.teacher and run.teacher.params)),
         "batch": shard_bytes(batch_spec(config, mesh)),
     }
     rows = batch_sharding(mesh).shard_shape((config.data.global_batch_size,))[0]

@@ -182,7 +182,13 @@ def _go_on(prepared: _Prepared, first_step: int, skips: Skips) -> dict[str, Any]
                 f"than the {len(source):,} pairs: a batch holds pairs several times, and their "
                 "copies count as wrong answers."
             )
-        meter = Meter(config, _peak_flops(), lambda: batches.wait_seconds, data.pairs.clock.seconds)
+        meter = Meter(
+            config,
+            _peak_flops(),
+            lambda: batches.wait_seconds,
+            data.pairs.clock.seconds,
+            teacher and teacher.config,
+        )
         loop = Loop(
             config,
             programs,

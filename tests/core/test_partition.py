@@ -9,7 +9,13 @@ from jax.sharding import PartitionSpec as P
 
 from clipjax.config import OptimConfig
 from clipjax.core.mesh import BATCH_AXES
-from clipjax.core.partition import constrain_batch, gather_table, param_spec, tree_shardings
+from clipjax.core.partition import (
+    constrain_batch,
+    constrain_heads,
+    gather_table,
+    param_spec,
+    tree_shardings,
+)
 from clipjax.models import param_axes
 from clipjax.optim import make_optimizer
 from clipjax.train.state import abstract_state
@@ -33,6 +39,23 @@ from clipjax.train.state import abstract_state
 )
 def test_rules(mesh_222, shape, axes, spec):
     assert param_spec(shape, axes, mesh_222) == spec
+
+
+@pytest.mark.parametrize(("heads", "axis"), [(4, "tensor"), (3, None)])
+def test_queries_that_are_the_same_for_all_are_split_like_the_keys(mesh_222, heads, axis):
+    """cuDNN takes no others; heads that the axis does not divide stay whole in all of them."""
+
+    def both(probe, keys):
+        queries = jnp.broadcast_to(probe, (len(keys), *probe.shape))
+        return constrain_heads(queries), constrain_heads(keys)
+
+    arrays = jnp.ones((1, heads, 8)), jnp.ones((8, 4, heads, 8))
+    with jax.set_mesh(mesh_222):
+        found = jax.jit(both)(*arrays)
+    for array in found:
+        wanted = jax.NamedSharding(mesh_222, P(BATCH_AXES, None, axis, None))
+        assert array.sharding.is_equivalent_to(wanted, 4)
+    np.testing.assert_array_equal(jax.jit(constrain_heads)(arrays[1]), arrays[1])
 
 
 def test_a_mesh_axis_of_one_device_splits_nothing(mesh):

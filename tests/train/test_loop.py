@@ -5,6 +5,8 @@ import time
 
 import pytest
 
+from clipjax.models.cost import pair_forward_flops
+from clipjax.train.flops import training_flops
 from clipjax.train.loop import Loop, Meter
 
 
@@ -65,6 +67,18 @@ def test_what_was_before_a_restart_is_forgotten(meter, stages, clock):
 def test_a_meter_without_stages_has_none(tiny_config):
     meter = Meter(tiny_config, 1e9, lambda: 0.0)
     assert not [name for name in meter.read(1) if name.startswith("time/input/")]
+
+
+def test_the_passes_of_a_teacher_count(tiny_config, clock):
+    (stage,), found = tiny_config.parts, []
+    for teacher in (None, tiny_config.model):
+        meter = Meter(tiny_config, 1e9, lambda: 0.0, teacher=teacher)
+        meter.count(stage, 16)
+        clock[0] += 1.0
+        found.append(meter.read(1)["time/mfu"])
+    alone, taught = found
+    forward = pair_forward_flops(tiny_config.model)
+    assert taught / alone == pytest.approx(1 + forward / training_flops(tiny_config))
 
 
 def line(config, meter, stages, clock, share):

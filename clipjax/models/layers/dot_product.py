@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from clipjax.config.errors import UsageError
 from clipjax.config.fields import AttentionImplementation
+from clipjax.core.partition import constrain_heads
 
 Queries = Float[Array, "batch tokens heads channels"]
 Keys = Float[Array, "batch seen heads channels"]
@@ -154,9 +155,9 @@ def _xla(query: Array, key: Array, value: Array, **options: object) -> Array:
 
 def _cudnn(query: Array, key: Array, value: Array, **options: object) -> Array:
     return jax.nn.dot_product_attention(
-        query,
-        key,
-        value,
+        constrain_heads(query),
+        constrain_heads(key),
+        constrain_heads(value),
         implementation="cudnn",
         **options,  # type: ignore[arg-type]
     )
