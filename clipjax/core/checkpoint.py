@@ -312,6 +312,7 @@ def _hush_orbax() -> None:
     told = (
         "_SignalingThread.run() raised",
         "Failed to run",
+        "Failed to write metadata",
         "was never retrieved",
         "destroyed but",
     )

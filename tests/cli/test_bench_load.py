@@ -31,8 +31,8 @@ def test_both_read_the_same_numbers(tmp_path, tiny_config):
     write_random_weights(path, tiny_config.model)
     ours, plain = load_ours(path, tiny_config.model), load_plainly(path)
     np.testing.assert_array_equal(
-        ours["text/blocks/stack/1/mlp/fc1/kernel"],
-        plain["transformer.resblocks.1.mlp.c_fc.weight"],
+        ours["text/blocks/stack/0/mlp/fc1/kernel"],
+        plain["transformer.resblocks.0.mlp.c_fc.weight"],
     )
     first = path.read_bytes()
     write_random_weights(path, tiny_config.model)

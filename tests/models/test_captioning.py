@@ -149,7 +149,7 @@ def test_what_the_loss_takes_gives_the_logits_and_their_targets(name, configs, t
     def inputs(params, images, tokens):
         return with_params(config, params).captioning_inputs(images, tokens, parallel=parallel)
 
-    image, text, captions = jax.jit(inputs)(params, tiny.images(), TOKENS)
+    image, text, _, captions = jax.jit(inputs)(params, tiny.images(), TOKENS)
     expected = compiled(config)(params, tiny.images(), TOKENS, parallel)
     np.testing.assert_allclose(image, expected[0], atol=1e-6)
     np.testing.assert_allclose(text, expected[1], atol=1e-6)
