@@ -220,7 +220,7 @@ def test_every_config_is_a_recipe_or_a_quickstart():
     assert all(stem.startswith("quickstart") for stem in others), others
 
 
-# Not in the table: no machine was seen that it fits.
+# In the table for a TPU only.
 _UNPLANNED = ("align",)
 
 
