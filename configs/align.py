@@ -4,8 +4,8 @@ Jia et al. 2021, https://arxiv.org/abs/2102.05918, section 5: LAMB with weight d
 rate 1e-3 after 10,000 steps of warm-up and linear to zero over 1.2 million steps, label smoothing
 0.1, learned temperature from 1. Deviation: the published sizes are L2 and BERT-large; these are
 those whose weights exist (preset align-base), about 1.6e21 FLOP. Batch norms take the statistics of
-the whole batch, hence no micro-batches. Nothing is split over `fsdp`: with kernels of depthwise
-convolutions split over 16 devices, XLA needs 167 GiB a device instead of 15.
+the whole batch, hence no micro-batches. Nothing is split over `fsdp`: `clipjax plan --quick` for
+v5e:16x16 says 14.5 GiB a chip, and 167 with the default of fsdp=16; why, is not known.
 
 Set --config.data.root and --config.data.shards to your WebDataset shards, and
 --config.tokenizer.path to the tokenizer.json of a BERT (uncased).

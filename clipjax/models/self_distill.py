@@ -12,9 +12,9 @@ _STD = 0.02
 _LEAST_SQUARE = 1e-24
 
 
-def unit_columns(kernel: Float[Array, "bottleneck prototypes"]) -> Float[Array, "..."]:
-    """Returns prototypes [bottleneck, prototypes] of unit length."""
-    return kernel * jax.lax.rsqrt(jnp.maximum((kernel * kernel).sum(axis=0), _LEAST_SQUARE))
+def unit(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
+    """Returns vectors of unit length along an axis; the gradient of a zero vector is finite."""
+    return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis=axis, keepdims=True), _LEAST_SQUARE))
 
 
 class PrototypeHead(nnx.Module):
@@ -50,12 +50,11 @@ class PrototypeHead(nnx.Module):
         """Returns unit vectors [batch, places, bottleneck], float32."""
         for number, layer in enumerate(self.layers):
             x = layer(ACTIVATIONS["gelu"](x) if number else x)
-        x = x.astype(jnp.float32)
-        return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis=-1, keepdims=True), _LEAST_SQUARE))
+        return unit(x.astype(jnp.float32), -1)
 
     def kernel(self) -> Float[Array, "bottleneck prototypes"]:
         """Returns the prototypes, float32, of unit length."""
-        return unit_columns(self.prototypes[...])
+        return unit(self.prototypes[...], 0)
 
 
 class SelfDistillHeads(nnx.Module):

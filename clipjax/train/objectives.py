@@ -85,18 +85,17 @@ def loss_of_pairs(
         key: of what the towers draw.
         teacher: that the run learns from.
     """
-    which = trained_of(config, state.params)
+    which, arrays = trained_of(config, state.params), {**params, **state.model_state}
     batch = *pairs, _drawn(config, pairs[1], key)
 
     def encode(batch: Any, key: Key[Array, ""]) -> tuple[Rows, Mapping[str, Array]]:
-        model = with_params(config.model, {**params, **state.model_state})
+        model = with_params(config.model, arrays)
         freeze_batch_norms(model, which)
         rows = _outputs(config, model, batch, key)
         if teacher is not None:
             rows |= _teacher_outputs(teacher, batch)
         if config.self_distill.is_on:
             images, _, views = batch
-            arrays = {**params, **state.model_state}
             rows |= self_distillation(config, arrays, state.self_teacher, images, views)
         return rows, model_state_of(model)
 
@@ -105,10 +104,7 @@ def loss_of_pairs(
     ) -> tuple[Float[Array, ""], tuple[Terms, Means]]:
         terms = _terms(config, loss, teacher, params, rows, groups)
         if config.loss.matching_weight:
-            arrays, drawn_by = (
-                {**params, **state.model_state},
-                jax.random.fold_in(key, _PARTNERS_STREAM),
-            )
+            drawn_by = jax.random.fold_in(key, _PARTNERS_STREAM)
             terms["matching"] = matching_term(config, arrays, rows, groups, drawn_by)
         weights = _weights(config)
         parts = [weights[name] * term for name, term in terms.items()]

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int32, Key, UInt8
 from clipjax.config import DualEncoderConfig, SelfDistillConfig, TrainConfig, ViTConfig
 from clipjax.losses import Prototypes, chunked_prototype_losses, updated_center
 from clipjax.models import DualEncoder, with_params
-from clipjax.models.self_distill import PrototypeHead, unit_columns
+from clipjax.models.self_distill import PrototypeHead, unit
 from clipjax.models.surgery import position_maps, with_positions
 from clipjax.train.augment import row_keys
 from clipjax.train.device_crop import crop_and_resize
@@ -65,7 +65,7 @@ def next_average(
     moved = {name: value + share * (params[name] - value) for name, value in old.items()}
     centers = dict(average["centers"])
     for name, mean in seen.items():
-        kernel = unit_columns(old[f"{_HEADS}{name}/prototypes"])
+        kernel = unit(old[f"{_HEADS}{name}/prototypes"], 0)
         new = updated_center(
             centers[name], mean[None, None], Prototypes(kernel, 1.0), found.center_momentum
         )

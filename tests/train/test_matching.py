@@ -188,12 +188,38 @@ def test_split_it_is_the_same(config, mesh_222, make_trainer, steps_of, alone):
         np.testing.assert_allclose(state.params[name], array, atol=2e-4, err_msg=name)
 
 
+def test_each_step_draws_other_partners(config, replace_in, make_trainer):
+    model = dataclasses.replace(config.model, decoder=None)
+    config = dataclasses.replace(config, model=model, loss=LossConfig(matching_weight=1.0))
+    trainer = make_trainer(replace_in(config, "optim.peak_learning_rate", 1e-30))
+    state, found = trainer.init(), []
+    for _ in range(2):
+        state, metrics = trainer.step(state, trainer.batch(0))
+        found.append(metrics)
+    one, other = found
+    assert one["train/contrastive_loss"] == other["train/contrastive_loss"]
+    assert one["train/matching_loss"] != other["train/matching_loss"]
+
+
 def test_in_parts_partners_are_drawn_in_the_part(config, make_trainer, steps_of):
     loss = LossConfig(matching_weight=1.0, over="micro_batch")
     model = dataclasses.replace(config.model, decoder=None)
     config = dataclasses.replace(config, model=model, micro_batches=8, loss=loss)
-    _, metrics = steps_of(make_trainer(config))
-    assert all(np.isfinite(found["train/matching_loss"]) for found in metrics)
+    trainer = make_trainer(config)
+    batch, params = trainer.batch(0), trainer.init().params
+    # Parts of two pairs: each is the only wrong partner of the other.
+    other = np.arange(BATCH) ^ 1
+
+    @jax.jit
+    def both(params, images, tokens):
+        model = with_params(config.model, params)
+        return [model.matching_logits(images, t) for t in (tokens, tokens[other])]
+
+    found = both(params, batch["images"], batch["tokens"])
+    right, wrong = (np.asarray(x, np.float64) for x in found)
+    total = np.logaddexp(0, -right).sum() + 2 * np.logaddexp(0, wrong).sum()
+    _, metrics = steps_of(trainer)
+    np.testing.assert_allclose(metrics[0]["train/matching_loss"], total / (3 * BATCH), rtol=1e-5)
 
 
 def test_a_run_matches_pairs_and_its_head_is_left_out_where_there_is_no_place(
