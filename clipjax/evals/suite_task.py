@@ -98,9 +98,7 @@ class SuiteTask:
             record=record, outcome=outcome, scores=scores, items=items, texts=classes, bad=bad
         )
 
-    def _judge(
-        self, items: np.ndarray, texts: np.ndarray | None, encode: Encoders
-    ) -> Outcome:
+    def _judge(self, items: np.ndarray, texts: np.ndarray | None, encode: Encoders) -> Outcome:
         data = self.dataset
         groups = {
             name.removeprefix("group/"): values
