@@ -13,6 +13,11 @@ if typing.TYPE_CHECKING:
 def check_objectives(config: "TrainConfig") -> None:
     """Raises ValueError if a run has nothing to minimise, or no part of the model for it."""
     decoder, loss = config.model.decoder, config.loss
+    if config.model.compute.dtype == "float16":
+        raise ValueError(
+            "model.compute.dtype='float16' is for encoding: gradients would vanish in it. Set "
+            "'bfloat16'"
+        )
     if not (loss.contrastive_weight or loss.caption_weight or config.distill.teacher):
         raise ValueError(
             "loss.contrastive_weight=0, loss.caption_weight=0 and no distill.teacher: there is "
