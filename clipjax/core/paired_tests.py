@@ -59,7 +59,7 @@ def paired_bootstrap(
         coverage: share of the resampled differences inside the interval.
 
     Raises:
-        ValueError: if the numbers of clusters differ, or most draws have nothing to score.
+        ValueError: if there are no clusters, or most draws have nothing to score.
     """
     value = float(_once(cells_b, of_counts_b) - _once(cells_a, of_counts_a))
     draws = paired_draws(cells_a, of_counts_a, cells_b, of_counts_b, resamples=resamples, seed=seed)
@@ -78,10 +78,8 @@ def paired_draws(
     """Returns the resampled differences behind `paired_bootstrap`.
 
     Raises:
-        ValueError: if the numbers of clusters differ, or most draws have nothing to score.
+        ValueError: if there are no clusters, or most draws have nothing to score.
     """
-    if len(cells_a) != len(cells_b):
-        raise ValueError(f"{len(cells_a):,} clusters cannot be paired with {len(cells_b):,}")
     blocks = drawn_counts(cells_a, cells_b, resamples=resamples, seed=seed)
     return without_nan(np.concatenate([of_counts_b(b) - of_counts_a(a) for a, b in blocks]))
 
