@@ -77,7 +77,8 @@ def test_swapping_the_models_sees_the_same_draws_up_to_noise():
     a, b = models(np.random.default_rng(0), 300, 0.5, 0.5, 0.6)
     one, other = compared(a, b, resamples=4000), compared(b, a, resamples=4000)
     width = one.high - one.low
-    # Quantiles of 4,000 draws: standard error 0.0423 sigma, a quarter of the width; grid of 1 / 300.
+    # Quantiles of 4,000 draws: standard error 0.0423 sigma, which is a quarter of the width; one
+    # step of the grid more.
     atol = 5 * np.sqrt(2) * 0.0423 * width / 4 + 1 / 300
     assert (-other.high, -other.low) == pytest.approx((one.low, one.high), abs=atol)
 
@@ -85,9 +86,7 @@ def test_swapping_the_models_sees_the_same_draws_up_to_noise():
 def test_equal_models_are_never_different():
     a = (np.arange(50) % 3 > 0).astype(int)
     renumbered = 1 - a  # the same predictions, other cells
-    found = paired_bootstrap(
-        a, share, renumbered, lambda c: c[:, 0] / c.sum(1), resamples=300
-    )
+    found = paired_bootstrap(a, share, renumbered, lambda c: c[:, 0] / c.sum(1), resamples=300)
     assert (found.value, found.low, found.high) == pytest.approx((0, 0, 0), abs=1e-15)
     assert found.p_value == 1
     assert paired_permutation(np.zeros(9)).p_value == 1

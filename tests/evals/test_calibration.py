@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -62,7 +64,7 @@ def test_equal_mass_is_sorting_and_cutting(n):
     confidence, correct = samples(np.random.default_rng(n), n)
     order = np.argsort(confidence)
     cuts = [-(-n * i // 10) for i in range(11)]
-    parts = [order[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    parts = [order[a:b] for a, b in itertools.pairwise(cuts)]
     expected = sum(len(p) * abs(correct[p].mean() - confidence[p].mean()) for p in parts) / n
     table = reliability(confidence, correct, bins=10, equal_mass=True)
     assert table.count.tolist() == [len(p) for p in parts]
@@ -118,7 +120,7 @@ def test_fewer_bins_see_less_and_one_sees_the_mean(predictions):
     assert one == pytest.approx(abs(confidence.mean() - correct.mean()), abs=1e-12)
     # Bins that split others can only add errors that had cancelled.
     errors = [reliability(confidence, correct, bins=n).error for n in (1, 2, 4, 12)]
-    assert all(a <= b + 1e-12 for a, b in zip(errors, errors[1:], strict=False))
+    assert all(a <= b + 1e-12 for a, b in itertools.pairwise(errors))
 
 
 def test_float32_rounding_above_one_counts_as_one():
