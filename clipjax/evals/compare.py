@@ -240,7 +240,7 @@ class _Found:
         if main or settings.metric == name:
             self.draws[task], self.averaged[task], self.seed_scores[task] = draws, row, scores
         for evaluation, value in ((self.a, value_a), (self.b, value_b)):
-            kept = evaluation.tasks[task]["metrics"].get(name, {}).get("value", value)
+            kept = float(evaluation.tasks[task]["metrics"].get(name, {}).get("value", value))
             if not abs(kept - value) <= 1e-6:
                 self.warnings.append(
                     f"{task}: {evaluation.path} says {name} {kept:.4f}, its samples say "
@@ -253,10 +253,12 @@ class _Found:
             record = run.tasks.get(task)
             if record is None or record["data_sha256"] != self.a.tasks[task]["data_sha256"]:
                 self.warnings.append(f"{task}: {run.path} has no scores on these data")
-            elif name not in record["metrics"]:
-                self.warnings.append(f"{task}: {run.path} has no {name}")
+                continue
+            score = float(record["metrics"].get(name, {}).get("value", "nan"))
+            if np.isfinite(score):
+                scores.append(score)
             else:
-                scores.append(float(record["metrics"][name]["value"]))
+                self.warnings.append(f"{task}: {run.path} has no {name}")
         return scores
 
 
@@ -308,11 +310,14 @@ def _tested(
     a: Metric, b: Metric, found: Difference, resamples: int, seed: tuple[int, int]
 ) -> tuple[float, str]:
     """Returns the p value and the name of the test: by signs where that is valid."""
-    sums = a.sums is not None and b.sums is not None and a.sizes is not None
-    if sums and b.sizes is not None and np.array_equal(a.sizes, b.sizes):
+    if a.sums is not None and b.sums is not None and _equal(a.sizes, b.sizes):
         flips = paired_permutation(b.sums - a.sums, resamples=resamples, seed=seed)
         return flips.p_value, flips.method
     return found.p_value, "bootstrap"
+
+
+def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    return a is not None and b is not None and np.array_equal(a, b)
 
 
 def _judged(row: Row, alpha: float) -> Row:

@@ -267,11 +267,16 @@ def test_seeds_without_the_scores_are_told():
     other_data = evaluation("a2", {"x": classified(hits_a)}, data_sha256="other")
     no_metric = evaluation("a3", {"x": classified(hits_a), "y": classified(hits_b)})
     del no_metric.tasks["x"]["metrics"]["acc1"]
-    found = compare(a, b, QUICK, [other_data, no_metric])
+    no_number = evaluation("a4", {"x": classified(hits_a), "y": classified(hits_a)})
+    no_number.tasks["y"]["metrics"]["acc1"]["value"] = "nan"  # as strict JSON says it
+    no_number.tasks["x"]["data_sha256"] = "other"
+    found = compare(a, b, QUICK, [other_data, no_metric, no_number])
     assert found.warnings == [
         "x: a2 has no scores on these data",
         "x: a3 has no acc1",
+        "x: a4 has no scores on these data",
         "y: a2 has no scores on these data",
+        "y: a4 has no acc1",
     ]
     assert found.rows[0].noise is None
     assert found.rows[1].noise.runs == 2
