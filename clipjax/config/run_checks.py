@@ -55,6 +55,24 @@ def check_objectives(config: "TrainConfig") -> None:
         )
 
 
+def check_best_metric(config: "TrainConfig") -> None:
+    """Raises ValueError if the best checkpoint is to be kept by what no checkpoint is scored by."""
+    metric, every = config.checkpoint.best_metric, config.checkpoint.every_steps
+    if not metric:
+        return
+    if not config.evals.every_steps or config.evals.every_steps % every:
+        raise ValueError(
+            f"checkpoint.best_metric={metric!r} needs evaluations of checkpoints: evals.every_steps"
+            f"={config.evals.every_steps} must be a multiple of checkpoint.every_steps={every}"
+        )
+    parts = metric.split("/")
+    tasks = list(config.evals.tasks)
+    known = config.evals.suite or any(metric.startswith(f"eval/{task}/") for task in tasks)
+    if parts[0] != "eval" or len(parts) < 3 or not known:
+        names = ", ".join(f"eval/{task}/METRIC" for task in tasks) or "eval/TASK/METRIC"
+        raise ValueError(f"checkpoint.best_metric={metric!r}: expected one of {names}")
+
+
 def _check_matching(config: "TrainConfig") -> None:
     if config.model.matching is None:
         raise ValueError(
