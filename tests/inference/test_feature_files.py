@@ -159,6 +159,14 @@ def test_two_processes_do_not_write_one_file(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), ROWS)
 
 
+@pytest.mark.parametrize("done", [0, 20, 50])
+def test_what_is_removed_leaves_nothing(tmp_path, done):
+    with opened(tmp_path) as file:
+        file.append(ROWS[:done])
+        file.remove()
+    assert names(tmp_path) == []
+
+
 def test_rows_that_do_not_fit_are_refused(tmp_path):
     with opened(tmp_path) as file:
         file.append(ROWS[:40])
