@@ -81,6 +81,18 @@ class Encoder:
         self._encode_image: Any = compile_for_mesh(image)
         self._encode_text: Any = compile_for_mesh(text)
 
+    def in_dtype(self, dtype: ComputeDtype) -> "Encoder":
+        """Returns an encoder of the same model that computes in another type."""
+        return Encoder(
+            self.config,
+            self._tokenize,
+            self._mesh,
+            batch_size=self._batch_size,
+            threads=self._threads,
+            image_dtype=dtype,
+            text_dtype=dtype,
+        )
+
     def compile(self, params: Params) -> None:
         """Compiles both encode functions for parameters with these shardings, before their use.
 
