@@ -97,6 +97,12 @@ class FeatureFile:
         if self._done == self._count:
             self._finish()
 
+    def remove(self) -> None:
+        """Removes the file, or what there is of it."""
+        self.close()
+        for path in (self._progress, self._part, self.path):
+            path.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Closes the files; what is not whole can be gone on with. Safe to call twice."""
         for descriptor in (self._rows, self._log):
