@@ -73,21 +73,28 @@ def numpy_objective(
 
 
 def _losses_to_residuals(logits: np.ndarray, truth: np.ndarray) -> float:
-    """Returns the sum of the log losses, and leaves probability minus truth in `logits`."""
-    if logits.shape[1] == 1:  # two classes: log(1 + exp(z)) - y z
-        z, y = logits[:, 0], truth.astype(logits.dtype)
-        losses = np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))) - y * z
-        with np.errstate(over="ignore"):
-            logits[:, 0] = 1 / (1 + np.exp(-z)) - y
+    """Returns the sum of the log losses, and leaves probability minus truth in `logits`.
+
+    Both keep their digits where the truth is nearly certain: what the other classes have is added
+    up, not taken from one.
+    """
+    if logits.shape[1] == 1:
+        sign = np.where(truth == 1, -1, 1).astype(logits.dtype)
+        against = sign * logits[:, 0]
+        small = np.exp(-np.abs(against))
+        losses = np.maximum(against, 0) + np.log1p(small)
+        logits[:, 0] = sign * np.where(against > 0, 1, small) / (1 + small)
         return float(losses.sum(dtype=np.float64))
     index = np.arange(len(truth))
     logits -= logits.max(axis=1, keepdims=True)
     of_truth = logits[index, truth]
     np.exp(logits, out=logits)
-    sums = logits.sum(axis=1, keepdims=True)
-    logits /= sums
-    logits[index, truth] -= 1
-    return float((np.log(sums[:, 0]) - of_truth).sum(dtype=np.float64))
+    logits[index, truth] = 0
+    others = logits.sum(axis=1)
+    losses = np.log1p(others + np.expm1(of_truth)) - of_truth
+    logits[index, truth] = -others
+    logits /= (others + np.exp(of_truth))[:, None]
+    return float(losses.sum(dtype=np.float64))
 
 
 def fit(
@@ -137,7 +144,7 @@ def fit(
             "maxiter": max_iterations,
             "maxfun": 20 * max_iterations,
             "maxcor": _STORED_STEPS,
-            "maxls": 50,
+            "maxls": 20,
             "gtol": tolerance * steepest,
             "ftol": 64 * np.finfo(np.float64).eps,
         },
