@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from clipjax.config.errors import UserError
+from clipjax.evals.outcomes.outcome import unusable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ class LabelledFeatures:
     @property
     def usable(self) -> Bool[np.ndarray, " images"]:
         """Which images did decode."""
-        return (self.features != 0).any(axis=1)
+        return ~unusable(self.features)
 
     def take(self, rows: np.ndarray) -> "LabelledFeatures":
         """Returns the images at `rows`, numbers or a mask."""

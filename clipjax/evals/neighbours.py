@@ -61,7 +61,9 @@ def nearest_neighbours(
     return out
 
 
-def nearest(similarity: Float[np.ndarray, "queries items"], k: int) -> Bool[np.ndarray, "..."]:
+def nearest(
+    similarity: Float[np.ndarray, "queries items"], k: int
+) -> Bool[np.ndarray, "queries items"]:
     """Returns which items are the k most similar of each query; of equal ones the first.
 
     >>> nearest(np.array([[1.0, 3.0, 2.0, 2.0]]), 2).tolist()
