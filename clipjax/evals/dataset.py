@@ -64,6 +64,7 @@ class Pictures:
         count: of pictures.
         read: returns the file of a picture; may raise BadSampleError.
         transform: of the model.
+        keys: of the pictures, for messages.
         max_pixels: pictures that claim more are not decoded.
 
     Attributes:
@@ -75,15 +76,20 @@ class Pictures:
         count: int,
         read: Callable[[int], bytes],
         transform: EvaluationTransform,
+        keys: Sequence[str] = (),
         max_pixels: int = 64_000_000,
     ):
-        self._count, self._read = count, read
+        self._count, self._read, self._keys = count, read, keys
         self._transform, self._max_pixels = transform, max_pixels
         self._lock = threading.Lock()
         self.bad: dict[int, str] = {}
 
     def __len__(self) -> int:
         return self._count
+
+    def key(self, index: int) -> str:
+        """Returns the key of a picture, or its number."""
+        return self._keys[index] if self._keys else f"number {index}"
 
     def file(self, index: int) -> bytes:
         """Returns the file of a picture.

@@ -60,6 +60,7 @@ def open_embedded(
     with np.load(Path(str(resources.files("clipjax.evals") / FILE)), allow_pickle=False) as arrays:
         if benchmark.name == "quick/digits":
             pixels, labels = arrays["digits"], arrays["digit_labels"].astype(np.int64)
+            captions: list[str] = []
             names: Sequence[str] = _DIGITS
             templates: Sequence[str] = _DIGIT_TEMPLATES
         else:

@@ -76,7 +76,7 @@ def open_dataset(
     common: dict[str, Any] = {
         "name": benchmark.name,
         "kind": kind,
-        "items": Pictures(len(source), read, transform),
+        "items": Pictures(len(source), read, transform, keys),
         "keys": keys,
         "notes": notes,
     }

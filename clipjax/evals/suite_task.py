@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,11 @@ from jaxtyping import Float
 
 from clipjax.config import UserError
 from clipjax.config.benchmarks import Benchmark
+from clipjax.core.statistics import bootstrap_metric
+from clipjax.evals.calibration import calibration
 from clipjax.evals.dataset import Dataset, Pictures
 from clipjax.evals.estimate import Estimate
+from clipjax.evals.geometry import geometry
 from clipjax.evals.metric import Metric
 from clipjax.evals.outcomes import (
     association,
@@ -75,10 +78,8 @@ class SuiteTask:
         low = encode if reduced is None or self.protocol != "datacomp-v1" else reduced
         both_low = data.kind in ("retrieval", "association", "selection")
         items = (low if both_low else encode).images(data.items, rows)
-        if data.prompts is not None and classes is None and data.kind != "attributes":
-            classes = class_embeds(low, data.prompts)
-        elif data.prompts is None:
-            classes = low.texts(data.texts)
+        if classes is None and data.kind != "attributes":
+            classes = class_embeds(low, data.prompts) if data.prompts else low.texts(data.texts)
         embedded = time.perf_counter()
         bad = np.flatnonzero(~items.any(axis=1))
         if len(bad) == len(items):
@@ -89,7 +90,7 @@ class SuiteTask:
         outcome = self._judge(items, classes, low)
         metrics = metrics_of(outcome)
         scores = {name: self._estimate(metric) for name, metric in metrics.items()}
-        record = self._record(outcome, scores, bad)
+        record = self._record(outcome, scores, bad, items, classes)
         record["seconds"] = {
             "embed": round(embedded - started, 3),
             "score": round(time.perf_counter() - embedded, 3),
@@ -98,9 +99,7 @@ class SuiteTask:
             record=record, outcome=outcome, scores=scores, items=items, texts=classes, bad=bad
         )
 
-    def _judge(
-        self, items: np.ndarray, texts: np.ndarray | None, encode: Encoders
-    ) -> Outcome:
+    def _judge(self, items: np.ndarray, texts: np.ndarray | None, encode: Encoders) -> Outcome:
         data = self.dataset
         groups = {
             name.removeprefix("group/"): values
@@ -108,12 +107,11 @@ class SuiteTask:
             if name.startswith("group/")
         }
         if data.kind == "attributes":
-            assert data.prompts is not None
-            by_objective = {
+            of_objective = {
                 objective: class_embeds(encode, prompts)
-                for objective, prompts in objectives(data.prompts).items()
+                for objective, prompts in _objectives(data).items()
             }
-            return attributes.judge(items, by_objective, groups)
+            return attributes.judge(items, of_objective, groups)
         assert texts is not None
         if data.kind == "classification":
             return classification.judge(
@@ -137,15 +135,18 @@ class SuiteTask:
         return association.judge(items, texts, data.truth["instance"], data.truth["right"])
 
     def _estimate(self, metric: Metric) -> Estimate:
-        from clipjax.core.statistics import bootstrap_metric
-
         low, high = bootstrap_metric(metric.cells, metric.of_counts, resamples=self.resamples)
         return Estimate(
             value=metric.value, low=low, high=high, chance=metric.chance, samples=metric.samples
         )
 
     def _record(
-        self, outcome: Outcome, scores: Mapping[str, Estimate], bad: np.ndarray
+        self,
+        outcome: Outcome,
+        scores: Mapping[str, Estimate],
+        bad: np.ndarray,
+        items: np.ndarray,
+        texts: np.ndarray | None,
     ) -> dict[str, Any]:
         data = self.dataset
         main = self.benchmark.main_metric
@@ -169,6 +170,15 @@ class SuiteTask:
         }
         if data.prompts is not None:
             record["class_names"] = list(data.prompts.class_names)
+        if data.kind == "classification":
+            arrays = outcome.arrays
+            record["calibration"] = calibration(
+                arrays["confidence"],
+                arrays["predicted"] == arrays["label"],
+                arrays["truth_probability"],
+            )
+        if texts is not None and data.kind in ("classification", "retrieval"):
+            record["geometry"] = geometry(items, texts, pairs=_pairs(data))
         return record
 
     def _size_note(self) -> list[str]:
@@ -215,33 +225,22 @@ class Evaluated:
     bad: np.ndarray
 
 
-def objectives(prompts: Prompts) -> dict[str, Prompts]:
-    """Returns the prompts of each objective of names and templates written "objective:text".
+def _pairs(data: Dataset) -> np.ndarray:
+    """Returns which item and which class or text belong together, int64 [pairs, 2]."""
+    if data.kind == "retrieval":
+        of_text = data.truth["image_of_text"]
+        return np.stack([of_text, np.arange(len(of_text))], axis=1)
+    return np.stack([np.arange(len(data.keys)), data.truth["label"]], axis=1)
 
-    Raises:
-        UserError: if a name or template has no objective, or one of both has none of the other.
-    """
+
+def _objectives(data: Dataset) -> dict[str, Prompts]:
+    """Returns the prompts of each objective of names and templates written "objective:text"."""
+    prompts = data.prompts
+    assert prompts is not None
     assert not isinstance(prompts.templates, Mapping)
-    names, templates = _split(prompts.class_names), _split(prompts.templates)
-    if set(names) != set(templates):
-        raise UserError(
-            f"{prompts.source}: class names for {', '.join(sorted(names))}, templates for "
-            f"{', '.join(sorted(templates))}; expected the same before each colon."
-        )
+    where = f"{data.name}: {prompts.source}"
+    templates = attributes.by_objective(prompts.templates, where)
     return {
-        name: Prompts(class_names=names[name], templates=templates[name], source=prompts.source)
-        for name in names
+        objective: Prompts(class_names=names, templates=templates[objective], source=prompts.source)
+        for objective, names in attributes.by_objective(prompts.class_names, where).items()
     }
-
-
-def _split(lines: Any) -> dict[str, list[str]]:
-    out: dict[str, list[str]] = {}
-    for line in lines:
-        objective, colon, text = line.partition(":")
-        if not colon:
-            raise UserError(f"{line!r}: expected OBJECTIVE:TEXT, as DataComp's files have it.")
-        out.setdefault(objective, []).append(text)
-    return out
-
-
-Say = Callable[[str], None]

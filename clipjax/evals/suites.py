@@ -12,8 +12,8 @@ from clipjax.evals.embedded import QUICK
 from clipjax.evals.estimate import Estimate
 
 PROTOCOLS = ("clip-benchmark", "datacomp-v1")
-"""clip-benchmark: everything in the precision of the model. datacomp-v1: class embeddings, retrieval
-and association in 16 bits, pictures of classification in 32, as DataComp's evaluator has it."""
+"""clip-benchmark: everything in the precision of the model. datacomp-v1: class embeddings,
+retrieval and association in 16 bits, pictures of classification in 32, as DataComp's evaluator."""
 
 _FOLDERS = (
     Path("configs/evals"),

@@ -162,7 +162,9 @@ def _go_on(prepared: _Prepared, first_step: int, skips: Skips) -> dict[str, Any]
             encode = encoder.bind(evaluated_params(config, state))
             scores = {name: task.run(encode) for name, task in tasks.items()}
             if scores:
-                loop.write(step, flat_metrics(scores))
+                flat = flat_metrics(scores)
+                loop.write(step, flat)
+                checkpoints.rate(step, flat)
                 _report(step, scores)
             results.update(to_json(scores))
 
