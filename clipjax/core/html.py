@@ -30,6 +30,8 @@ svg{font:11px system-ui,sans-serif;fill:currentColor;max-width:100%}
 .line{stroke:currentColor;stroke-width:1}.dash{stroke:currentColor;stroke-dasharray:3 3}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(6.5rem,1fr));gap:.8rem}
 figure{margin:.5rem 0;font-size:13px;line-height:1.3}
+.roomy{grid-template-columns:repeat(auto-fill,minmax(min(18rem,100%),1fr))}
+.roomy figure{display:grid;grid-template-columns:96px 1fr;gap:.6rem}
 img,.gone{display:block;max-width:96px;max-height:96px;margin-bottom:.3rem}
 .gone{width:96px;height:96px;background:var(--soft)}
 @media(prefers-color-scheme:dark){
@@ -166,20 +168,27 @@ def picture(address: str | None, alt: str) -> Html:
     return Html(f'<img src="{html.escape(address)}" alt="{html.escape(alt)}">')
 
 
-def grid(cells: Iterable[tuple[Html, Sequence[Any]]]) -> Html:
+def grid(cells: Iterable[tuple[Html, Sequence[Any]]], *, wide: bool = False) -> Html:
     """Returns pictures side by side, as many as the width has room for.
 
     Args:
         cells: each a picture, and the text and inline pieces below it.
+        wide: whether the text stands at the right instead and has room for sentences.
     """
     figures = "".join(
         f"<figure>{image}<figcaption>{_inline(*caption)}</figcaption></figure>"
         for image, caption in cells
     )
-    return Html(f'<div class="grid">{figures}</div>')
+    return Html(f'<div class="grid{" roomy" if wide else ""}">{figures}</div>')
 
 
-def interval(value: float, low: float, high: float, chance: float | None, name: str) -> Html:
+def interval(
+    value: int | float,
+    low: int | float,
+    high: int | float,
+    chance: int | float | None,
+    name: str,
+) -> Html:
     """Returns a small drawing of a score between 0 and 1: its bar, its interval, and chance.
 
     Args:
@@ -190,7 +199,7 @@ def interval(value: float, low: float, high: float, chance: float | None, name: 
         name: what it is the score of.
     """
 
-    def at(share: float) -> str:
+    def at(share: int | float) -> str:
         return f"{_WIDTH * min(max(share, 0.0), 1.0):.2f}"
 
     words = f"{name}: {value:.4f}, from {low:.4f} to {high:.4f}"
@@ -213,7 +222,7 @@ def interval(value: float, low: float, high: float, chance: float | None, name: 
 
 
 def diagonal_chart(
-    bins: Sequence[tuple[float, float, float, str]], x_label: str, y_label: str, name: str
+    bins: Sequence[tuple[int | float, int | float, int | float, str]], x_label: str, y_label: str, name: str
 ) -> Html:
     """Returns bars over bins of 0 to 1 beside the diagonal on which both axes are equal.
 

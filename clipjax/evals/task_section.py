@@ -92,7 +92,7 @@ def score_row(name: Any, fields: Record, words: str = "") -> list[Any]:
     ]
 
 
-def four(value: float) -> html.Html:
+def four(value: int | float) -> html.Html:
     """Returns a score with four decimals."""
     return html.number(value, f"{value:.4f}")
 
@@ -182,7 +182,7 @@ def _calibration_blocks(folder: Path, record: Record) -> list[html.Html]:
         html.paragraph(
             "The mean confidence is ",
             html.number(over, f"{abs(over):.4f}"),
-            f" {'above' if over > 0 else 'below'} the share of right answers. Within a bin of equal "
+            f" {'above' if over > 0 else 'below'} the share of right answers. Within bins of "
             "confidence the two differ by ",
             four(figures["ece"]),
             " on average over all samples.",
@@ -221,7 +221,7 @@ def _example_blocks(examples: Record, thumbnails: Thumbnails) -> list[html.Html]
     )
     if confusions:
         shown = [
-            (_thumbnail(item, thumbnails, words), [f"{words}, item {item}"])
+            (_thumbnail(item, thumbnails, words), [f"{words} ", _item(item)])
             for pair in confusions
             for words in [f"{pair['truth']} taken for {pair['predicted']}"]
             for item in pair["items"]
@@ -239,7 +239,7 @@ def _example_blocks(examples: Record, thumbnails: Thumbnails) -> list[html.Html]
     if images:
         blocks += [
             html.heading("Images whose captions are found last", 3),
-            html.grid(_worst_image(one, thumbnails) for one in images),
+            html.grid((_worst_image(one, thumbnails) for one in images), wide=True),
         ]
     if texts:
         blocks += [
@@ -252,28 +252,24 @@ def _example_blocks(examples: Record, thumbnails: Thumbnails) -> list[html.Html]
 def _worst_image(one: Record, thumbnails: Thumbnails) -> tuple[html.Html, Sequence[Any]]:
     own = " / ".join(one["own"])
     return _thumbnail(one["item"], thumbnails, own), [
-        f"item {one['item']}, “{own}”, stands behind ",
         count(one["rank"]),
-        f" wrong texts; the first is “{one['nearest']}”",
+        f" wrong texts stand before its own, “{own}”; the first is “{one['nearest']}”. ",
+        _item(one["item"]),
     ]
 
 
 def _worst_text(one: Record, thumbnails: Thumbnails) -> html.Html:
-    own, other = one["item"], one["nearest_item"]
-    return html.Html(
-        html.paragraph(
-            f"“{one['text']}” finds ", count(one["rank"]), " wrong images before its own"
-        )
-        + html.grid(
-            [
-                (_thumbnail(own, thumbnails, f"its own: {one['text']}"), [f"its own, item {own}"]),
-                (
-                    _thumbnail(other, thumbnails, f"found instead of: {one['text']}"),
-                    [f"found first, item {other}"],
-                ),
-            ]
-        )
-    )
+    own, other, text = one["item"], one["nearest_item"], one["text"]
+    pictures = [
+        (_thumbnail(own, thumbnails, f"its own: {text}"), ["its own ", _item(own)]),
+        (_thumbnail(other, thumbnails, f"instead of: {text}"), ["found first ", _item(other)]),
+    ]
+    sentence = (f"“{text}” finds ", count(one["rank"]), " wrong images before its own")
+    return html.Html(html.paragraph(*sentence) + html.grid(pictures))
+
+
+def _item(number: int) -> html.Html:
+    return html.small(f"item {number}")
 
 
 def _thumbnail(item: int, thumbnails: Thumbnails, words: str) -> html.Html:
