@@ -42,6 +42,8 @@ _COLOURS = ("#88b4e8", "#f2b880", "#a6d49f", "#d7a6d4", "#f0e08a", "#8fd3d1", "#
 _WIDTH, _HEIGHT = 120, 16
 _SIDE, _LEFT, _BELOW = 200, 34, 34
 
+Number = int | float
+
 
 class Html(str):
     """A piece of HTML. Text of any other type is escaped where it is put into one."""
@@ -96,7 +98,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Html:
     )
 
 
-def bar(parts: Sequence[tuple[str, int | float]], whole: int | float) -> Html:
+def bar(parts: Sequence[tuple[str, Number]], whole: Number) -> Html:
     """Returns a bar of labelled parts of a whole, framed in red if they are more than it.
 
     Args:
@@ -114,7 +116,7 @@ def bar(parts: Sequence[tuple[str, int | float]], whole: int | float) -> Html:
     return Html(f'<div class="bar{over}">{spans}</div>')
 
 
-def number(value: int | float, shown: str) -> Html:
+def number(value: Number, shown: str) -> Html:
     """Returns a number as people read it, with all of its digits for programs.
 
     >>> number(0.123456789, "12 %")
@@ -182,13 +184,7 @@ def grid(cells: Iterable[tuple[Html, Sequence[Any]]], *, wide: bool = False) -> 
     return Html(f'<div class="grid{" roomy" if wide else ""}">{figures}</div>')
 
 
-def interval(
-    value: int | float,
-    low: int | float,
-    high: int | float,
-    chance: int | float | None,
-    name: str,
-) -> Html:
+def interval(value: Number, low: Number, high: Number, chance: Number | None, name: str) -> Html:
     """Returns a small drawing of a score between 0 and 1: its bar, its interval, and chance.
 
     Args:
@@ -199,7 +195,7 @@ def interval(
         name: what it is the score of.
     """
 
-    def at(share: int | float) -> str:
+    def at(share: Number) -> str:
         return f"{_WIDTH * min(max(share, 0.0), 1.0):.2f}"
 
     words = f"{name}: {value:.4f}, from {low:.4f} to {high:.4f}"
@@ -222,7 +218,7 @@ def interval(
 
 
 def diagonal_chart(
-    bins: Sequence[tuple[int | float, int | float, int | float, str]], x_label: str, y_label: str, name: str
+    bins: Sequence[tuple[Number, Number, Number, str]], x_label: str, y_label: str, name: str
 ) -> Html:
     """Returns bars over bins of 0 to 1 beside the diagonal on which both axes are equal.
 
