@@ -148,29 +148,23 @@ class _Evaluation:
 
     def _open(self, benchmark: Any) -> Any:
         from clipjax.data.resize import EvaluationTransform
-        from clipjax.evals.embedded import QUICK, open_embedded
-        from clipjax.evals.open_dataset import open_dataset
-        from clipjax.evals.places import find
+        from clipjax.evals.open_suite import open_benchmark
         from clipjax.evals.suite_task import SuiteTask
 
-        transform = EvaluationTransform.of(self._model.config)
-        if benchmark.name in QUICK:
-            dataset = open_embedded(benchmark, transform, self._prompt_files)
-        else:
-            only = len(self._suite.benchmarks) == 1
-            place = find(benchmark, self._args.data, self._args.split, only=only)
-            dataset = open_dataset(
-                benchmark,
-                place,
-                transform,
-                split=self._args.split,
-                prompt_files=self._prompt_files,
-            )
+        args = self._args
+        dataset = open_benchmark(
+            benchmark,
+            args.data,
+            EvaluationTransform.of(self._model.config),
+            split=args.split,
+            only=len(self._suite.benchmarks) == 1,
+            prompt_files=self._prompt_files,
+        )
         return SuiteTask(
             benchmark=benchmark,
             dataset=dataset,
             protocol=self._protocol,
-            resamples=self._args.resamples,
+            resamples=args.resamples,
         )
 
     def _one(self, task: Any, progress: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.config.benchmarks import Kind
-from clipjax.data.decode import BadSampleError, decode_image
+from clipjax.data.decode import BadSampleError, decode_as_stored
 from clipjax.data.images import Images
 from clipjax.data.resize import EvaluationTransform
 from clipjax.evals.prompts import Prompts
@@ -55,7 +55,9 @@ class Dataset:
 
 
 class Pictures:
-    """Pictures of a data set through the evaluation transform of a model.
+    """Pictures of a data set through the evaluation transform of a model, as others score them.
+
+    The EXIF rotation is not applied and transparency is dropped.
 
     One that does not decode raises BadSampleError when it is read, so that the encoder gives it a
     row of zeros, and is remembered.
@@ -106,7 +108,7 @@ class Pictures:
             BadSampleError: if it does not decode.
         """
         try:
-            self._transform(decode_image(self._read(index), self._max_pixels), out)
+            self._transform(decode_as_stored(self._read(index), self._max_pixels), out)
         except BadSampleError as error:
             with self._lock:
                 self.bad[index] = str(error)
