@@ -129,4 +129,6 @@ def _pictures(folder: Path, record: Mapping[str, Any]) -> dict[str, str]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}  # the page is whole without
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    return {item: address for item, address in found.items() if isinstance(address, str)}

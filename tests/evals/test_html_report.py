@@ -10,7 +10,6 @@ from clipjax.data.resize import EvaluationTransform
 from clipjax.evals.calibration import calibration
 from clipjax.evals.dataset import Pictures
 from clipjax.evals.embedded import QUICK, open_embedded
-from clipjax.evals.geometry import geometry
 from clipjax.evals.html_report import html_report, write_report
 from clipjax.evals.records import read_results, write_results, write_task
 from clipjax.evals.suite_task import SuiteTask
@@ -19,6 +18,7 @@ from clipjax.evals.thumbnails import examples_of, pictures_of
 EVIL = "<script>alert('1')</script> & \"é\""
 REGIONS = ["Asia", "Europe", EVIL]
 BAD = 17
+MAY_LACK = ("examples", "calibration", "geometry", "seconds")
 
 
 class Colours:
@@ -55,13 +55,8 @@ def evaluate(folder, name, *, whole=True):
     record = {**done.record, "notes": [EVIL]}
     if whole:
         record["examples"] = examples_of(data, done.outcome)
-        record["geometry"] = geometry(done.items, done.texts)
-    arrays = done.outcome.arrays
-    if whole and data.kind == "classification":
-        right = arrays["predicted"] == arrays["label"]
-        record["calibration"] = calibration(
-            arrays["confidence"], right, arrays["truth_probability"]
-        )
+    else:
+        record = {name: of for name, of in record.items() if name not in MAY_LACK}
     pictures = pictures_of(data, done.outcome) if whole else {}
     write_task(folder, record, done.outcome, data.keys, pictures)
     return record
