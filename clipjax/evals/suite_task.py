@@ -162,7 +162,8 @@ class SuiteTask:
             "samples": len(data.keys),
             "bad_samples": len(bad),
             "bad_examples": [
-                f"{data.keys[index]}: {self._reason(index)}" for index in bad[:_MOST_EXAMPLES]
+                f"{data.keys[index]}: {self._reason(index)}"
+                for index in bad[:_MOST_EXAMPLES].tolist()
             ],
             "notes": [*data.notes, *self._size_note()],
             "metrics": {name: dataclasses.asdict(one) for name, one in scores.items()},
@@ -191,7 +192,7 @@ class SuiteTask:
 
     def _reason(self, index: int) -> str:
         items = self.dataset.items
-        found = items.bad.get(int(index)) if isinstance(items, Pictures) else None
+        found = items.bad.get(index) if isinstance(items, Pictures) else None
         return found or "does not decode (read by another process)"
 
 
