@@ -161,7 +161,8 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    # In ASCII: a name of a file may hold what no UTF-8 text can.
+    text = json.dumps(content, indent=1, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path) as file:
         file.write((text + os.linesep).encode())

@@ -157,8 +157,8 @@ def aggregates(
             half = float(np.sqrt(np.sum([((p.high - p.low) / 2) ** 2 for p in parts])) / len(parts))
             out[title] = Estimate(
                 value=value,
-                low=value - half,
-                high=value + half,
+                low=max(value - half, 0.0),
+                high=min(value + half, 1.0),
                 chance=float(np.mean([part.chance for part in parts])),
                 samples=sum(part.samples for part in parts),
             )

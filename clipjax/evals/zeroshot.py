@@ -50,7 +50,11 @@ class ZeroShotClassification:
 
     def class_embeds(self, encode: Encoders) -> Float[np.ndarray, "classes embed"]:
         """Returns one unit vector a class: the mean over its prompts."""
-        prompts = Prompts(class_names=self.class_names, templates=self.templates, source="")
+        templates = [
+            template.replace("{", "{{").replace("}", "}}").replace("{{c}}", "{c}")
+            for template in self.templates
+        ]
+        prompts = Prompts(class_names=self.class_names, templates=templates, source="")
         return class_embeds(encode, prompts)
 
 
