@@ -125,10 +125,10 @@ def test_swapping_the_models_flips_every_sign():
 
 
 @settings(deadline=None, max_examples=15)
-@given(st.lists(st.integers(0, 200), min_size=1, max_size=5, unique=True), st.integers(0, 200))
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True), st.integers(0, 9))
 def test_one_more_task_changes_no_row_and_lowers_no_adjusted_p(seeds, another):
     def found(numbers):
-        tasks = {f"t{i}": two_models(i, 80, 0.1) for i in numbers}
+        tasks = {f"t{i}": two_models(i, 40, 0.1) for i in numbers}
         a = evaluation("a", {t: classified(hits[0]) for t, hits in tasks.items()})
         b = evaluation("b", {t: classified(hits[1]) for t, hits in tasks.items()})
         return {row.task: row for row in compare(a, b, Settings(resamples=40)).rows}
@@ -230,6 +230,19 @@ def test_scores_that_are_no_sums_are_tested_by_the_bootstrap():
     ]
     assert rows[0].p_value == 2 / 401
     assert rows[0].low > 0
+
+
+def test_the_mean_over_tasks_is_of_the_metric_that_is_asked_for():
+    tasks = {f"t{i}": two_models(i, better=0.1) for i in range(2)}
+    a = evaluation("a", {t: classified(hits[0]) for t, hits in tasks.items()})
+    b = evaluation("b", {t: classified(hits[1]) for t, hits in tasks.items()})
+    for asked, of in (("F1-macro_all", "F1-macro_all"), ("all", "acc1"), ("main", "acc1")):
+        found = compare(a, b, dataclasses.replace(QUICK, metric=asked))
+        (mean,) = found.aggregates
+        rows = [row for row in found.rows if row.metric == of]
+        assert mean.metric == ("main" if of == "acc1" else of)
+        assert len(rows) == 2
+        assert mean.difference == pytest.approx(np.mean([row.difference for row in rows]))
 
 
 def test_groups_with_other_captions_are_not_flipped():
