@@ -1,5 +1,14 @@
 """Scores a trained model on zero-shot tasks, with 95 % intervals and chance beside every number.
 
+The benchmarks of the field, with any model that can be loaded; what is done is not done again:
+
+clipjax evaluate --model runs/a --suite quick --out eval/a
+clipjax evaluate --model hf:org/name --suite datacomp --data /data/datacomp --out eval/b
+clipjax evaluate --model runs/a --suite imagenet1k,vtab/dtd --data 'https://host/wds_{dataset}' ...
+clipjax evaluate --list
+
+The tasks of a run's own config:
+
 clipjax evaluate --workdir runs/quickstart
 clipjax evaluate --workdir runs/quickstart --tasks concept --json -
 clipjax evaluate --workdir runs/a --config configs/b.py --config.data.root=data/b
@@ -11,6 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from clipjax.cli import evaluate_suite
 from clipjax.cli.configs import (
     add_cluster_flags,
     add_config_flag,
@@ -18,26 +28,40 @@ from clipjax.cli.configs import (
     cluster_from,
     load_config,
 )
+from clipjax.cli.evaluate_suite import step_of
 from clipjax.cli.parser import Parser
 from clipjax.config import TrainConfig, UsageError, UserError, did_you_mean, to_config_dict
 
 
 def configure(parser: Parser) -> None:
     """Adds the flags."""
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="of the run")
-    parser.add_argument("--step", type=int, metavar="N", help="checkpoint; the newest by default")
+    parser.add_argument("--workdir", metavar="DIR", help="of a run, for the tasks of its config")
+    parser.add_argument(
+        "--step",
+        metavar="N",
+        help="checkpoint, or best for that with the highest checkpoint.best_metric; the newest by "
+        "default",
+    )
     parser.add_argument("--tasks", metavar="A,B", help="only these tasks")
     parser.add_argument(
         "--picture",
         metavar="FILE.png",
         help="draw pictures of a retrieval task with what they found",
     )
+    evaluate_suite.configure(parser)
     add_config_flag(parser, required=False)
     add_cluster_flags(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Evaluates; returns scores by task and metric in process 0."""
+    if args.list or args.model or args.suite:
+        return evaluate_suite.run(args)
+    if not args.workdir:
+        raise UsageError(
+            "clipjax evaluate: expected --model MODEL --suite SUITE --out DIR, or --workdir DIR "
+            "for the tasks of a run."
+        )
     if args.picture and Path(args.picture).suffix.lower() != ".png":
         raise UsageError(f"--picture={args.picture}: expected a name that ends in .png.")
     other = load_config(args.config, args.overrides) if args.config else None
@@ -56,7 +80,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
             if jax.process_index() == 0:
                 print(text, file=sys.stderr, flush=True)
 
-        reader, step = pick_checkpoint(args.workdir, args.step)
+        reader, step = pick_checkpoint(args.workdir, step_of(args.step, args.workdir))
         saved = checkpoint_config(reader, step)
         config = other or apply_overrides(to_config_dict(saved), args.overrides)
         config = _only(config, args.tasks)

@@ -36,12 +36,17 @@ class EvalsConfig:
         batch_size: pictures or texts of one compiled call over all devices.
         bootstrap_resamples: resamples behind each 95 % interval.
         tasks: by name; the name is the prefix of the metrics.
+        suite: further tasks: a list of `clipjax evaluate --suite`, its path, or names of tasks with
+            commas between them; e.g. "quick", which needs no files.
+        suite_data: where the data of the suite are, as `--data` of `clipjax evaluate`.
     """
 
     every_steps: int = 0
     batch_size: int = 256
     bootstrap_resamples: int = 2000
     tasks: Mapping[str, TaskConfig] = dataclasses.field(default_factory=dict)
+    suite: str = ""
+    suite_data: str = ""
 
     def __post_init__(self):
         if self.batch_size < 1 or self.bootstrap_resamples < 1:

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 Activation = Literal["gelu", "quick_gelu", "gelu_tanh", "silu", "relu"]
+ComputeDtype = Literal["float32", "bfloat16", "float16"]
 Remat = Literal["none", "dots", "names", "qkv_attn", "attn", "full"]
 AttentionImplementation = Literal["auto", "xla", "cudnn"]
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
-from clipjax.config.fields import AttentionImplementation, Remat, check_positive
+from clipjax.config.fields import AttentionImplementation, ComputeDtype, Remat, check_positive
 from clipjax.config.image_towers import EfficientNetConfig, ImageConfig, ViTConfig
 from clipjax.config.self_distill import PrototypeHeadsConfig
 from clipjax.config.text_towers import (
@@ -22,7 +22,8 @@ class ComputeConfig:
     """How the towers are computed; it changes memory and speed, not the parameters' meaning.
 
     Attributes:
-        dtype: of activations and matrix products; parameters stay float32.
+        dtype: of activations and matrix products; parameters stay float32. float16 is for encoding
+            only: to train in it would need losses that are scaled.
         reduce_dtype: in which the devices add up their gradients of the kernels of linear maps and
             convolutions, nearly all of the bytes; None for `dtype`. float32 moves twice as many as
             bfloat16, and its sum over many devices is not rounded to eight bits at each.
@@ -37,7 +38,7 @@ class ComputeConfig:
             slower on CPU) instead of unrolled blocks.
     """
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: ComputeDtype = "float32"
     reduce_dtype: Literal["float32", "bfloat16"] | None = None
     attention: AttentionImplementation = "auto"
     remat: Remat = "none"

@@ -13,6 +13,11 @@ if typing.TYPE_CHECKING:
 def check_objectives(config: "TrainConfig") -> None:
     """Raises ValueError if a run has nothing to minimise, or no part of the model for it."""
     decoder, loss = config.model.decoder, config.loss
+    if config.model.compute.dtype == "float16":
+        raise ValueError(
+            "model.compute.dtype='float16' is for encoding: gradients would vanish in it. Set "
+            "'bfloat16'"
+        )
     if not (loss.contrastive_weight or loss.caption_weight or config.distill.teacher):
         raise ValueError(
             "loss.contrastive_weight=0, loss.caption_weight=0 and no distill.teacher: there is "
@@ -48,6 +53,24 @@ def check_objectives(config: "TrainConfig") -> None:
             "model.decoder.kind='cappa' does not read and weight decay alone would then move: "
             "set optim.lock_text=0"
         )
+
+
+def check_best_metric(config: "TrainConfig") -> None:
+    """Raises ValueError if the best checkpoint is to be kept by what no checkpoint is scored by."""
+    metric, every = config.checkpoint.best_metric, config.checkpoint.every_steps
+    if not metric:
+        return
+    if not config.evals.every_steps or config.evals.every_steps % every:
+        raise ValueError(
+            f"checkpoint.best_metric={metric!r} needs evaluations of checkpoints: evals.every_steps"
+            f"={config.evals.every_steps} must be a multiple of checkpoint.every_steps={every}"
+        )
+    parts = metric.split("/")
+    tasks = list(config.evals.tasks)
+    known = config.evals.suite or any(metric.startswith(f"eval/{task}/") for task in tasks)
+    if parts[0] != "eval" or len(parts) < 3 or not known:
+        names = ", ".join(f"eval/{task}/METRIC" for task in tasks) or "eval/TASK/METRIC"
+        raise ValueError(f"checkpoint.best_metric={metric!r}: expected one of {names}")
 
 
 def _check_matching(config: "TrainConfig") -> None:

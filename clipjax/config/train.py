@@ -13,7 +13,12 @@ from clipjax.config.mesh import MeshConfig
 from clipjax.config.model import DualEncoderConfig
 from clipjax.config.objectives import DistillConfig, LossConfig
 from clipjax.config.optim import OptimConfig
-from clipjax.config.run_checks import check_buckets, check_naflex, check_objectives
+from clipjax.config.run_checks import (
+    check_best_metric,
+    check_buckets,
+    check_naflex,
+    check_objectives,
+)
 from clipjax.config.self_distill import SelfDistillConfig
 from clipjax.config.stages import StageConfig
 
@@ -26,6 +31,9 @@ class CheckpointConfig:
         every_steps: steps between saves; a last one is always made.
         keep: newest checkpoints kept.
         keep_every_steps: checkpoints whose step is a multiple of it are kept for ever; 0 for none.
+        best_metric: e.g. "eval/imagenet1k/acc1": the checkpoints with its highest values are kept
+            too; empty for none.
+        keep_best: how many of them.
         max_failed_saves: the run stops after so many failed saves in a row.
         allow_other_data: resume although the shards are not those of the checkpoint.
     """
@@ -33,13 +41,16 @@ class CheckpointConfig:
     every_steps: int = 1000
     keep: int = 2
     keep_every_steps: int = 0
+    best_metric: str = ""
+    keep_best: int = 1
     max_failed_saves: int = 5
     allow_other_data: bool = False
 
     def __post_init__(self):
-        if self.every_steps < 1 or self.keep < 1:
+        if self.every_steps < 1 or self.keep < 1 or self.keep_best < 1:
             raise ValueError(
-                f"every_steps={self.every_steps} and keep={self.keep} must be positive"
+                f"every_steps={self.every_steps}, keep={self.keep} and keep_best={self.keep_best} "
+                "must be positive"
             )
 
 
@@ -162,6 +173,7 @@ class TrainConfig:
         self._check_parts()
         self._check_schedule()
         check_objectives(self)
+        check_best_metric(self)
         if self.data.text_buckets:
             check_buckets(self)
         if self.stages:

@@ -27,6 +27,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from clipjax.config import CheckpointConfig, UserError
+from clipjax.core.best_checkpoints import BestCheckpoints
 
 MANIFEST = "manifest.json"
 _SPACE_FACTOR = 1.1
@@ -138,6 +139,7 @@ class CheckpointWriter(CheckpointReader):
     ):
         super().__init__(directory)
         self._config, self._files = config, files
+        self._best = BestCheckpoints(self.directory, config.best_metric)
         self._saver = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
         self._pending: int | None = None
         self._finishing: threading.Thread | None = None
@@ -151,6 +153,18 @@ class CheckpointWriter(CheckpointReader):
                 # Only what this class names: a copy that somebody put here stays.
                 if entry.name.isdigit() and int(entry.name) not in finished:
                     shutil.rmtree(entry, ignore_errors=True)
+
+    def rate(self, step: int, scores: Mapping[str, float]) -> None:
+        """Remembers how a checkpoint scored, so that the best are kept.
+
+        Args:
+            step: of a checkpoint that was saved or is being saved.
+            scores: of its evaluation; nothing happens where `best_metric` is not among them.
+        """
+        if self._primary and self._config.best_metric in scores:
+            self._best.add(step, scores[self._config.best_metric])
+            if self._pending is None:
+                self._remove_old()
 
     def lack_of_space(self, state: Any) -> str:
         """Returns what is missing if the disk has no room for another checkpoint, else ""."""
@@ -272,8 +286,9 @@ class CheckpointWriter(CheckpointReader):
     def _remove_old(self) -> None:
         steps = self.steps()
         every = self._config.keep_every_steps
+        best = self._best.best(self._config.keep_best) if self._config.best_metric else []
         for step in steps[: -self._config.keep]:
-            if not (every and step % every == 0):
+            if not (every and step % every == 0) and step not in best:
                 shutil.rmtree(self.path(step), ignore_errors=True)
 
 

@@ -66,6 +66,27 @@ def decode_image(data: bytes, max_pixels: int) -> UInt8[np.ndarray, "height widt
     return upright(decode_jpeg(data), jpeg_orientation(data))
 
 
+def decode_as_stored(data: bytes, max_pixels: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns the pixels as `PIL.Image.open(file).convert("RGB")` has them, which others score.
+
+    The EXIF rotation is not applied and transparency is dropped, unlike in `decode_image`.
+
+    Args:
+        data: the file.
+        max_pixels: images that claim more are refused before anything is decoded.
+
+    Raises:
+        BadSampleError: if the image is too large, empty, damaged, or no image of these formats.
+    """
+    if jpeg_size(data, max_pixels) is not None:
+        return decode_jpeg(data)
+    image = _open_with_pillow(data, max_pixels)
+    try:
+        return np.asarray(image.convert("RGB"))
+    except Exception as error:  # Pillow raises a dozen kinds on damaged files
+        raise BadSampleError("damaged", f"{type(error).__name__}: {error}") from error
+
+
 def jpeg_size(data: bytes, max_pixels: int) -> tuple[int, int] | None:
     """Returns width and height of a JPEG that `decode_jpeg` takes, as stored; None for others.
 
@@ -145,6 +166,15 @@ def upright(image: np.ndarray, orientation: int) -> UInt8[np.ndarray, "height wi
 
 
 def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
+    image = _open_with_pillow(data, max_pixels)
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+        return on_white(image)
+    except Exception as error:
+        raise BadSampleError("damaged", f"{type(error).__name__}: {error}") from error
+
+
+def _open_with_pillow(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise BadSampleError("empty", "the file has no bytes")
     try:
@@ -157,11 +187,7 @@ def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
     except Exception as error:  # Pillow raises a dozen kinds on damaged files
         raise BadSampleError("damaged", f"{type(error).__name__}: {error}") from error
     _check_pixels(image.width, image.height, max_pixels)
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-        return on_white(image)
-    except Exception as error:
-        raise BadSampleError("damaged", f"{type(error).__name__}: {error}") from error
+    return image
 
 
 def _beginning(data: bytes) -> str:

@@ -14,5 +14,18 @@ class Images(Protocol):
         ...
 
     def fill(self, index: int, out: np.ndarray) -> None:
-        """Writes picture `index` into `out`, uint8 [side, side, 3]."""
+        """Writes picture `index` into `out`, uint8 [side, side, 3].
+
+        Raises:
+            BadSampleError: if it does not decode; its embedding is a row of zeros then.
+        """
+        ...
+
+
+@runtime_checkable
+class NamedImages(Images, Protocol):
+    """Pictures that can be told apart in a message."""
+
+    def key(self, index: int) -> str:
+        """Returns "where: key" of a picture."""
         ...

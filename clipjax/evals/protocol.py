@@ -4,16 +4,41 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float
 
 from clipjax.data.images import Images
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Where embeddings are kept as they come, so that work goes on where it stopped."""
+
+    @property
+    def done(self) -> int:
+        """How many rows are there."""
+        ...
+
+    @property
+    def array(self) -> Float[np.ndarray, "done embed"]:
+        """The rows that are there, float32."""
+        ...
+
+    def append(self, embeds: Float[np.ndarray, "more embed"]) -> None:
+        """Adds the next rows; when this returns they are kept."""
+        ...
 
 
 @runtime_checkable
 class Encoders(Protocol):
     """Any model: ours, a torch reference, or six hand-made vectors in a test."""
 
-    def images(self, images: Images) -> np.ndarray:
-        """Returns unit rows, float32 [images, embed]."""
+    def images(self, images: Images, rows: Rows | None = None) -> np.ndarray:
+        """Returns unit rows, float32 [images, embed]; zeros for what could not be read.
+
+        Args:
+            images: what the first tower takes: pictures, or anything else that fills its arrays.
+            rows: where they are kept while they are made; what is there is not made again.
+        """
         ...
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 from clipjax.data.images import Images
 from clipjax.evals.estimate import Estimate, MatchRows, estimate, rank_of_best
+from clipjax.evals.prompts import Prompts
 from clipjax.evals.protocol import Encoders
 
 
@@ -49,7 +50,21 @@ class ZeroShotClassification:
 
     def class_embeds(self, encode: Encoders) -> Float[np.ndarray, "classes embed"]:
         """Returns one unit vector a class: the mean over its prompts."""
-        prompts = [t.replace("{c}", c) for c in self.class_names for t in self.templates]
-        embeds = encode.texts(prompts)
-        means = embeds.reshape(len(self.class_names), len(self.templates), -1).mean(axis=1)
-        return means / np.linalg.norm(means, axis=1, keepdims=True)
+        prompts = Prompts(class_names=self.class_names, templates=self.templates, source="")
+        return class_embeds(encode, prompts)
+
+
+def class_embeds(encode: Encoders, prompts: Prompts) -> Float[np.ndarray, "classes embed"]:
+    """Returns one unit vector a class: the mean of the unit vectors of its prompts, normalised.
+
+    Prompts that several classes share are embedded once.
+
+    Args:
+        encode: of the model.
+        prompts: names and templates.
+    """
+    of_class = [prompts.of_class(name) for name in prompts.class_names]
+    number = {text: i for i, text in enumerate(dict.fromkeys(t for of in of_class for t in of))}
+    embeds = encode.texts(list(number))
+    means = np.stack([embeds[[number[text] for text in of]].mean(axis=0) for of in of_class])
+    return means / np.linalg.norm(means, axis=1, keepdims=True)

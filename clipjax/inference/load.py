@@ -34,6 +34,7 @@ class Model:
         tokenizer: maps a text to ids.
         encoder: embeds any number of items, split over the mesh.
         step: of the checkpoint; 0 for weights of another codebase.
+        identity: another one for other weights; see `Pretrained.identity`.
     """
 
     def __init__(
@@ -43,9 +44,10 @@ class Model:
         tokenizer: Tokenizer,
         encoder: Encoder,
         step: int,
+        identity: str = "",
     ):
         self.config, self.params, self.tokenizer = config, params, tokenizer
-        self.encoder, self.step = encoder, step
+        self.encoder, self.step, self.identity = encoder, step, identity
         self._transform = EvaluationTransform.of(config)
 
     def __repr__(self) -> str:
@@ -86,6 +88,14 @@ class Model:
     ) -> Float[np.ndarray, "images texts"]:
         """Returns the cosine of every image with every text."""
         return self.encode_image(images) @ self.encode_text(texts).T
+
+    def in_16_bits(self) -> Encoder:
+        """Returns an encoder that computes in float16 on a GPU and in bfloat16 elsewhere.
+
+        Those are the types that torch's autocast takes there.
+        """
+        gpu = jax.default_backend() == "gpu"
+        return self.encoder.in_dtype("float16" if gpu else "bfloat16")
 
     @property
     def logit_scale(self) -> float:
@@ -139,6 +149,7 @@ def load(
     preset: str | None = None,
     all_devices: bool = False,
     batch_size: int = 32,
+    mesh: MeshConfig | None = None,
 ) -> Model:
     """Loads a model from files of ours or of another codebase.
 
@@ -151,6 +162,7 @@ def load(
         all_devices: split every batch over all devices of all processes, instead of using the
             first device only.
         batch_size: items of one call of the compiled program.
+        mesh: how all devices are used; by default each has all parameters.
 
     Raises:
         UserError: if there is no such model, its files are damaged, would run code, or disagree
@@ -158,9 +170,10 @@ def load(
     """
     found = open_pretrained(spec, preset_name=preset, step=step)
     one = jax.process_count() == 1 and not all_devices
-    mesh = make_mesh(MeshConfig(fsdp=1), num_devices=1 if one else None)
-    encoder = Encoder(found.config, found.tokenizer, mesh, batch_size=batch_size)
-    params = found.params(mesh=mesh)
+    devices = make_mesh(mesh or MeshConfig(fsdp=1), num_devices=1 if one else None)
+    encoder = Encoder(found.config, found.tokenizer, devices, batch_size=batch_size)
+    params = found.params(mesh=devices)
     if found.directory is None:
         print(f"warning: {found.spec}: a preset has no weights: untrained.", file=sys.stderr)
-    return Model(found.config, params, found.tokenizer, encoder, found.step)
+    identity = found.identity()
+    return Model(found.config, params, found.tokenizer, encoder, found.step, identity)

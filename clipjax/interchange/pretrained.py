@@ -1,6 +1,7 @@
 """What stands behind "hf:org/name", a path or the name of a preset: which model, which weights."""
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from clipjax.config import (
     did_you_mean,
     preset,
 )
+from clipjax.core.checkpoint import MANIFEST
 from clipjax.core.mesh import make_mesh
 from clipjax.data.tokenizers import Tokenizer, tokenizer_from_json
 from clipjax.interchange import hub
@@ -82,6 +84,24 @@ class Pretrained:
         """
         mesh = make_mesh(MeshConfig(), num_devices=1) if mesh is None else mesh
         return self.read(self.config if config is None else config, mesh)
+
+    def identity(self) -> str:
+        """Returns a hash that changes with the model: its config, its step and its weights.
+
+        Of a checkpoint its checksums count, of other files names, sizes and times.
+        """
+        hashed = hashlib.sha256(repr((self.format, self.config, self.step)).encode())
+        if self.directory is None:
+            return hashed.hexdigest()
+        if self.format == CLIPJAX:
+            manifest = self.directory / "checkpoints" / f"{self.step:08d}" / MANIFEST
+            hashed.update(manifest.read_bytes())
+            return hashed.hexdigest()
+        for path in sorted(self.directory.iterdir()):
+            if path.is_file() and path.suffix in (".safetensors", ".npz", ".json"):
+                stat = path.stat()
+                hashed.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        return hashed.hexdigest()
 
 
 def open_pretrained(

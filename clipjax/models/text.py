@@ -72,7 +72,8 @@ class TextTransformer(nnx.Module):
 
         Args:
             tokens: with fewer than `context_length` of them the result is the same as with padding
-                behind, if attention is causal and the end token is pooled.
+                behind, if attention is causal and the end token or a class token is pooled (see
+                `clipjax.models.text_lengths`).
         """
         return self.pooled_and_tokens(tokens)[0]
 
@@ -87,12 +88,18 @@ class TextTransformer(nnx.Module):
         if self.config.pool == "class":
             shape = (len(tokens), 1, self.config.width)
             x = jnp.concatenate([x, jnp.broadcast_to(self.class_token[...], shape)], axis=1)
-            x = (x + self.positions[: x.shape[1]]).astype(self.dtype)
+            x = (x + self._positions(tokens.shape[1])).astype(self.dtype)
             x = self.blocks(x, self._seen(tokens))
             return self._projected(self.norm(x[:, -1])), x[:, :-1]
         x = (x + self.positions[: tokens.shape[1]]).astype(self.dtype)
         seen = self.norm(self.blocks(x))
         return self._projected(self._pooled(seen, tokens)), seen
+
+    def _positions(self, count: int) -> Float[Array, "all width"]:
+        """Returns those of `count` tokens and the class token, which has the last one always."""
+        if count == self.config.context_length:
+            return self.positions[...]
+        return jnp.concatenate([self.positions[:count], self.positions[-1:]])
 
     def _seen(self, tokens: Int32[Array, "batch tokens"]) -> Bool[Array, "batch all"]:
         """Returns which of the tokens and the class token behind them can be seen."""

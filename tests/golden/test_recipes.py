@@ -220,11 +220,7 @@ def test_every_config_is_a_recipe_or_a_quickstart():
     assert all(stem.startswith("quickstart") for stem in others), others
 
 
-# In the table for a TPU only.
-_UNPLANNED = ("align",)
-
-
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in _UNPLANNED])
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_planned_for_a_tpu_and_a_gpu(name):
     """In the table of README, which `clipjax plan --table` printed; all stages of a run fit."""
     table = (CONFIGS.parent / "README.md").read_text().partition("Recipes at full size")[2]

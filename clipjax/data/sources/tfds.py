@@ -108,6 +108,16 @@ class TfdsSource:
             caption_key=caption_key,
         )
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes of "cls"; () where there is no class feature."""
+        if not self._label:
+            return ()
+        feature = self._builder.info.features
+        for name in self._label.split("."):
+            feature = feature[name]
+        return tuple(feature.names)
+
     def __len__(self) -> int:
         return len(self._records)
 

@@ -3,12 +3,23 @@
 from collections.abc import Callable, Mapping
 
 from clipjax.evals.metric import Metric
-from clipjax.evals.outcomes import classification, retrieval
+from clipjax.evals.outcomes import (
+    association,
+    attributes,
+    classification,
+    multilabel,
+    retrieval,
+    selection,
+)
 from clipjax.evals.outcomes.outcome import Outcome as Outcome
 
 METRICS: Mapping[str, Callable[[Outcome], dict[str, Metric]]] = {
     "classification": classification.metrics,
+    "multilabel": multilabel.metrics,
     "retrieval": retrieval.metrics,
+    "selection": selection.metrics,
+    "association": association.metrics,
+    "attributes": attributes.metrics,
 }
 
 

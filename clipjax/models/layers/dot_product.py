@@ -150,6 +150,10 @@ def _to_multiple(x: Array) -> Array:
 
 
 def _xla(query: Array, key: Array, value: Array, **options: object) -> Array:
+    if query.dtype == jnp.float16 and target()[0] == "cpu":
+        # Of float16 XLA has no products there that are added up in float32, as these are.
+        parts = (x.astype(jnp.float32) for x in (query, key, value))
+        return jax.nn.dot_product_attention(*parts, **options).astype(query.dtype)  # type: ignore[arg-type]
     return jax.nn.dot_product_attention(query, key, value, **options)  # type: ignore[arg-type]
 
 
