@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 from clipjax.cli.main import main
+from clipjax.data.resize import EvaluationTransform
+from clipjax.evals.embedded import QUICK, open_embedded
 from clipjax.evals.outcomes import Outcome, metrics_of
-from clipjax.evals.records import FORMAT
+from clipjax.evals.records import FORMAT, write_results, write_task
+from clipjax.evals.suite_task import SuiteTask
 
 
 def keep(folder, **hits_of_tasks):
@@ -143,3 +146,46 @@ def test_a_mistake_is_one_line(compare, folders, flags, status, message):
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert message in lines[0]
+
+
+class Colours:
+    """Pictures by their colours, texts by chance."""
+
+    def __init__(self, seed):
+        self._seed = seed
+
+    def images(self, images, rows=None):
+        pixels = np.zeros((8, 8, 3), np.uint8)
+        out = np.zeros((len(images), 192), np.float32)
+        for index in range(len(images)):
+            images.fill(index, pixels)
+            out[index] = pixels.reshape(-1) + 1.0
+        return out / np.linalg.norm(out, axis=1, keepdims=True)
+
+    def texts(self, texts):
+        x = np.random.default_rng(self._seed).normal(size=(len(texts), 192)).astype(np.float32)
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def test_what_evaluate_keeps_can_be_compared(compare, tmp_path):
+    folders = []
+    for seed in (0, 1):
+        folder, records = tmp_path / f"model{seed}", {}
+        for name, benchmark in QUICK.items():
+            data = open_embedded(benchmark, EvaluationTransform())
+            task = SuiteTask(benchmark=benchmark, dataset=data, resamples=20)
+            done = task.evaluate(Colours(seed))
+            records[name] = done.record
+            write_task(folder, done.record, done.outcome, data.keys, {})
+        write_results(folder, {}, "quick", "clip-benchmark", list(QUICK.values()), records, {})
+        folders.append(folder)
+    status, figures, *_ = compare(*folders, "--resamples=200", "--metric=all")
+    assert status == 0
+    assert figures["left_out"] == {}
+    assert [warning for warning in figures["warnings"] if "resamples" not in warning] == []
+    results = [json.loads((folder / "results.json").read_text())["tasks"] for folder in folders]
+    rows = {(row["task"], row["metric"]): row for row in figures["tasks"]}
+    assert rows.keys() == {(t, m) for t, record in results[0].items() for m in record["metrics"]}
+    for (task, metric), row in rows.items():
+        for side, tasks in zip("ab", results, strict=True):
+            assert row[side] == pytest.approx(tasks[task]["metrics"][metric]["value"], abs=1e-9)
