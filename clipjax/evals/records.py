@@ -83,14 +83,20 @@ def read_outcome(folder: Path, record: Mapping[str, Any]) -> tuple[Outcome, list
     """
     path = folder / TASKS / f"{file_name(record['task'])}.npz"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
+        with open(path, "rb") as file:  # NumPy would leave a damaged one open
+            arrays = _arrays(np.load(file, allow_pickle=False))
+        keys = [str(key) for key in arrays.pop("keys")]
+    except Exception as error:  # zip, zlib and NumPy's parser of headers all have their own
         raise UserError(
             f"{path}: cannot be read ({error}). Evaluate the task again: take its .json away."
         ) from error
-    keys = [str(key) for key in arrays.pop("keys")]
     return Outcome(kind=record["kind"], arrays=arrays, options=record["options"]), keys
+
+
+def _arrays(file: Any) -> dict[str, np.ndarray]:
+    if isinstance(file, np.ndarray):
+        raise ValueError("it holds a single array without a name")
+    return {name: file[name] for name in file.files}
 
 
 def scores_of(record: Mapping[str, Any]) -> dict[str, Estimate]:
