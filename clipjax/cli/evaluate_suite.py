@@ -203,9 +203,13 @@ class _Evaluation:
         evaluated = self._embed(task, mark)
         record = {**evaluated.record, "identity": mark}
         if self._args.probes and data.kind == "classification":
-            record["metrics"] |= self._probe(task, evaluated, mark)
+            try:
+                record["metrics"] |= self._probe(task, evaluated, mark)
+            except UserError as error:  # the zero-shot scores are there all the same
+                record["notes"].append(f"not probed: {error}")
+                self._say(f"warning: {data.name}: not probed: {error}")
         if self._primary:
-            self._keep(task, record, evaluated)
+            record = self._keep(task, record, evaluated)
         main = record["main_metric"]
         if main:
             score = evaluated.scores[main]
@@ -268,14 +272,14 @@ class _Evaluation:
         )
         return {name: dataclasses.asdict(score) for name, score in scores.items()}
 
-    def _keep(self, task: Any, record: dict[str, Any], evaluated: Any) -> None:
+    def _keep(self, task: Any, record: dict[str, Any], evaluated: Any) -> dict[str, Any]:
         from clipjax.evals.records import write_task
         from clipjax.evals.thumbnails import examples_of, pictures_of
 
         data = task.dataset
         record["examples"] = examples_of(data, evaluated.outcome)
         pictures = pictures_of(data, evaluated.outcome)
-        write_task(self._folder, record, evaluated.outcome, data.keys, pictures)
+        kept = write_task(self._folder, record, evaluated.outcome, data.keys, pictures)
         if not self._args.keep_features:
             for path in (self._features(data), self._features(data, ".train")):
                 path.unlink(missing_ok=True)
@@ -283,6 +287,7 @@ class _Evaluation:
             features = self._folder / "features"
             if not any(features.iterdir()):
                 features.rmdir()
+        return kept
 
     def _write(self, records: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, Any]:
         from clipjax.evals.records import write_results

@@ -47,8 +47,10 @@ def write_task(
     outcome: Outcome,
     keys: Sequence[str],
     pictures: Mapping[int, str],
-) -> None:
-    """Writes the files of a task; its record last, so that one that is there is whole.
+) -> dict[str, Any]:
+    """Writes the files of a task and returns its record as it is kept.
+
+    The record is written last, so that one that is there is whole.
 
     Args:
         folder: of the evaluation.
@@ -63,7 +65,9 @@ def write_task(
     with replaced(tasks / f"{stem}.npz") as file:
         np.savez_compressed(file, keys=np.array(list(keys), dtype=np.str_), **outcome.arrays)  # type: ignore[arg-type]
     _write_json(tasks / f"{stem}{PICTURES}", {str(item): uri for item, uri in pictures.items()})
-    _write_json(tasks / f"{stem}.json", {**record, "format": FORMAT})
+    kept = {**record, "format": FORMAT}
+    _write_json(tasks / f"{stem}.json", kept)
+    return kept
 
 
 def read_record(folder: Path, task: str) -> dict[str, Any] | None:
