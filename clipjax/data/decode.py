@@ -66,6 +66,35 @@ def decode_image(data: bytes, max_pixels: int) -> UInt8[np.ndarray, "height widt
     return upright(decode_jpeg(data), jpeg_orientation(data))
 
 
+def decode_shared(
+    data: bytes, max_pixels: int, *, channels: int
+) -> UInt8[np.ndarray, "height width channels"]:
+    """Returns what `decode_image` does, in memory of this thread that its next call overwrites.
+
+    Args:
+        data: the file.
+        max_pixels: images that claim more are refused before anything is decoded.
+        channels: 3, or 4 for pixels as Pillow keeps them: most JPEGs have a fourth byte then, which
+            stands for nothing.
+
+    Raises:
+        BadSampleError: if the image is too large, empty, damaged, or no image of these formats.
+    """
+    size = jpeg_size(data, max_pixels)
+    if size is None:
+        return _decode_with_pillow(data, max_pixels)
+    orientation = jpeg_orientation(data)
+    if orientation != _UPRIGHT:
+        return upright(decode_jpeg(data, 1, size), orientation)
+    if channels == 3:
+        return decode_jpeg(data, 1, size)
+    try:
+        buffer = _scratch.of_size(4 * size[0] * size[1])
+        return simplejpeg.decode_jpeg(data, "RGBX", buffer=buffer)
+    except ValueError as error:
+        raise BadSampleError("damaged", str(error)) from error
+
+
 def jpeg_size(data: bytes, max_pixels: int) -> tuple[int, int] | None:
     """Returns width and height of a JPEG that `decode_jpeg` takes, as stored; None for others.
 

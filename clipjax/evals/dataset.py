@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.config.benchmarks import Kind
-from clipjax.data.decode import BadSampleError, decode_image
+from clipjax.data.decode import BadSampleError
 from clipjax.data.images import Images
 from clipjax.data.resize import EvaluationTransform
 from clipjax.evals.prompts import Prompts
@@ -106,7 +106,7 @@ class Pictures:
             BadSampleError: if it does not decode.
         """
         try:
-            self._transform(decode_image(self._read(index), self._max_pixels), out)
+            self._transform.of_file(self._read(index), self._max_pixels, out)
         except BadSampleError as error:
             with self._lock:
                 self.bad[index] = str(error)
