@@ -159,10 +159,7 @@ def sweep(
                 tried[step] = score(probe.predict(weights[step], val), val.labels)
                 if say:
                     say(f"C={c_at(step):.3g}: {tried[step]:.4f} on {len(val):,} validation images")
-        best = min(tried, key=lambda step: (-tried[step], step))
-        for far in [s for s in weights if abs(s - best) > _FIRST_STEP]:
-            del weights[far]
-        return best
+        return min(tried, key=lambda step: (-tried[step], step))
 
     size = _FIRST_STEP
     best = attempt(range(0, last + 1, size))

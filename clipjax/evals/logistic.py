@@ -13,6 +13,7 @@ Weights = Float[np.ndarray, "rows dim_and_intercept"]
 
 _BLOCK_LOGITS = 1 << 20
 _STORED_STEPS = 20
+_LINE_STEPS = 10
 _ROUNDING = 1e-3
 
 
@@ -127,36 +128,43 @@ def fit(
     """
     shape = (num_rows(num_classes), dim + 1)
     frame = coordinates.scaled(c, num_classes) if coordinates else PLAIN
-    value_at_zero, gradient_at_zero = objective(np.zeros(shape), c)
-    steepest = float(np.abs(frame.gradient(gradient_at_zero)).max()) / value_at_zero
-    inner = np.zeros(shape) if start is None else frame.inner(start)
+    value_at_zero, gradient = objective(np.zeros(shape), c)
+    gradient = frame.gradient(gradient)
+    steepest, inner = float(np.abs(gradient).max()), np.zeros(shape)
+    if start is not None:
+        inner, gradient = frame.inner(start), frame.gradient(objective(start, c)[1])
+    # L-BFGS begins with a step of length one. Where the curvature is about one, the step to the
+    # minimum is as long as the gradient.
+    unit = float(np.linalg.norm(gradient)) if coordinates else 1.0
+    if not steepest or not unit:
+        return frame.weights(inner)
 
     def scaled(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = objective(frame.weights(flat.reshape(shape)), c)
-        return value / value_at_zero, frame.gradient(gradient).ravel() / value_at_zero
+        value, gradient = objective(frame.weights(unit * flat.reshape(shape)), c)
+        return value / value_at_zero, frame.gradient(gradient).ravel() * (unit / value_at_zero)
 
     found = scipy.optimize.minimize(
         scaled,
-        inner.ravel(),
+        inner.ravel() / unit,
         jac=True,
         method="L-BFGS-B",
         options={
             "maxiter": max_iterations,
             "maxfun": 20 * max_iterations,
             "maxcor": _STORED_STEPS,
-            "maxls": 20,
-            "gtol": tolerance * steepest,
+            "maxls": _LINE_STEPS,
+            "gtol": tolerance * steepest * unit / value_at_zero,
             "ftol": 64 * np.finfo(np.float64).eps,
         },
     )
     # A line search that finds no lower value has met rounding, which float32 does early.
-    left = float(np.abs(found.jac).max()) / max(steepest, np.finfo(np.float64).tiny)
+    left = float(np.abs(found.jac).max()) * value_at_zero / unit / steepest
     if say and (found.status == 1 or (found.status == 2 and left > _ROUNDING)):
         say(
             f"C={c:.3g}: L-BFGS did not converge in {found.nit:,} iterations; the gradient is "
             f"{left:.1e} of that at zero weights."
         )
-    return frame.weights(found.x.reshape(shape))
+    return frame.weights(unit * found.x.reshape(shape))
 
 
 def predict(

@@ -190,6 +190,8 @@ def test_the_split_is_stratified_seeded_and_keeps_every_class():
     assert sorted([*kept, *held]) == list(range(len(labels)))
     assert np.array_equal(held, stratified_split(images, share=0.2, seed=0)[1])
     assert not np.array_equal(held, stratified_split(images, share=0.2, seed=1)[1])
+    kept, _ = stratified_split(images, share=0.99, seed=0)
+    assert np.bincount(labels[kept], minlength=5).min() == 1
     with pytest.raises(UserError, match="no class has images enough to hold out 20%"):
         stratified_split(images.take(np.arange(3)), share=0.2, seed=0)
 

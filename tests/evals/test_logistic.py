@@ -214,6 +214,20 @@ def test_an_end_before_the_minimum_is_told():
     assert said[0].startswith("C=1e+03: L-BFGS did not converge in 3 iterations")
 
 
+def test_a_gradient_that_leads_nowhere_is_told():
+    features, labels = gaussians("unit", dim=8, classes=3)
+    right, said = numpy_objective(features, labels, 3), []
+
+    def wrong(weights, c):
+        value, gradient = right(weights, c)
+        return value, -gradient
+
+    weights = fit(wrong, 3, 8, 10.0, say=said.append)
+    assert np.isfinite(weights).all()
+    assert len(said) == 1
+    assert "did not converge" in said[0]
+
+
 def test_features_that_say_nothing_give_the_shares_of_the_classes():
     labels = np.array([0, 0, 0, 1, 2, 2])
     weights = ours(np.ones((6, 3), np.float32), labels, 1.0)
