@@ -12,6 +12,7 @@ from clipjax.cli.parser import Parser
 from clipjax.config import MeshConfig, UsageError, UserError
 
 _HOUR = 3600.0
+_PROMPTS = "prompts-"
 
 
 def configure(parser: Parser) -> None:
@@ -152,6 +153,7 @@ class _Evaluation:
             status = 1
         self._args.exit_status = status
         if results is not None:
+            self._clean()
             self._finish(results)
         return results
 
@@ -227,8 +229,10 @@ class _Evaluation:
     def _embed(self, task: Any, mark: str) -> Any:
         import numpy as np
 
-        with self._rows(task.dataset, mark) as rows:
-            evaluated = task.evaluate(self._encode, reduced=self._reduced, rows=rows)
+        with self._prompt_rows(task.dataset) as prompts, self._rows(task.dataset, mark) as rows:
+            evaluated = task.evaluate(
+                self._encode, reduced=self._reduced, rows=rows, prompt_rows=prompts
+            )
         if self._primary and self._args.keep_features and evaluated.texts is not None:
             texts = self._features(task.dataset).with_suffix(".texts.npy")
             np.save(texts, evaluated.texts, allow_pickle=False)
@@ -243,6 +247,20 @@ class _Evaluation:
         path = self._features(data, suffix)
         path.parent.mkdir(exist_ok=True)
         return FeatureFile(path, self._model.config.embed_dim, len(data.items), mark)
+
+    def _prompt_rows(self, data: Any) -> Any:
+        """Returns where embeddings of prompts are kept, for all tasks that have the same."""
+        from clipjax.evals.records import identity
+        from clipjax.inference.feature_files import FeatureFile
+
+        if not self._primary or data.prompts is None or data.kind == "attributes":
+            return contextlib.nullcontext()
+        prompts = data.prompts.sha256()
+        mark = identity(model=self._model.identity, prompts=prompts, protocol=self._protocol)
+        path = self._folder / "features" / f"{_PROMPTS}{mark[:16]}.npy"
+        path.parent.mkdir(exist_ok=True)
+        count = len(data.prompts.distinct())
+        return FeatureFile(path, self._model.config.embed_dim, count, mark)
 
     def _features(self, data: Any, suffix: str = "") -> Path:
         from clipjax.evals.records import file_name
@@ -282,11 +300,7 @@ class _Evaluation:
         kept = write_task(self._folder, record, evaluated.outcome, data.keys, pictures)
         if not self._args.keep_features:
             for path in (self._features(data), self._features(data, ".train")):
-                path.unlink(missing_ok=True)
-                path.with_name(f".{path.name}.progress").unlink(missing_ok=True)
-            features = self._folder / "features"
-            if not any(features.iterdir()):
-                features.rmdir()
+                _remove(path)
         return kept
 
     def _write(self, records: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, Any]:
@@ -307,6 +321,16 @@ class _Evaluation:
         return write_results(
             self._folder, model, suite.name, self._protocol, suite.benchmarks, records, failed
         )
+
+    def _clean(self) -> None:
+        """Removes what is not needed once every task is done."""
+        features = self._folder / "features"
+        if self._args.keep_features or not features.is_dir():
+            return
+        for path in features.glob(f"{_PROMPTS}*.npy"):
+            _remove(path)
+        if not any(features.iterdir()):
+            features.rmdir()
 
     def _finish(self, results: dict[str, Any]) -> None:
         from clipjax.evals.html_report import write_report
@@ -332,6 +356,11 @@ def _list() -> dict[str, Any]:
         for task in tasks:
             print(f"  {task}")
     return listed
+
+
+def _remove(features: Path) -> None:
+    for name in (features.name, f".{features.name}.progress", f".{features.name}.part"):
+        features.with_name(name).unlink(missing_ok=True)
 
 
 def _make_folder(folder: Path) -> None:

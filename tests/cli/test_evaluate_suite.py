@@ -126,6 +126,21 @@ def test_the_embedded_suite_works_and_is_not_done_twice(evaluate):
 
 
 @pytest.mark.slow
+def test_prompts_that_tasks_share_are_embedded_once(evaluate, benchmark_root, tmp_path):
+    flags = (f"--data={benchmark_root}", "--suite=folder:colours,wilds/fmow,folder:tags")
+    status, results, _, _ = evaluate(*flags, "--keep_features")
+    assert status == 0
+    hashes = {record["prompts_sha256"] for record in results["tasks"].values()}
+    assert len(hashes) == 1
+    (prompts,) = (tmp_path / "out" / "features").glob("prompts-*.npy")
+    assert np.load(prompts).shape[0] == 16  # eight classes, two templates
+    texts = np.load(tmp_path / "out" / "features" / "colours.texts.npy")
+    means = np.load(prompts).reshape(8, 2, -1).mean(axis=1)
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    np.testing.assert_array_equal(texts, means)
+
+
+@pytest.mark.slow
 def test_prompts_of_the_user_are_other_work(evaluate, tmp_path):
     (tmp_path / "names.txt").write_text("\n".join("abcdefghij"))
     _, first, _, _ = evaluate("--suite=quick/digits")
