@@ -9,7 +9,7 @@ import numpy as np
 
 from clipjax.config import UserError, did_you_mean
 from clipjax.config.benchmarks import AGGREGATES, BENCHMARKS
-from clipjax.core.paired_tests import (
+from clipjax.core.paired_comparison import (
     Difference,
     benjamini_hochberg,
     difference_of_draws,

@@ -18,7 +18,7 @@ retrieval and association in 16 bits, pictures of classification in 32, as DataC
 _FOLDERS = (
     Path("configs/evals"),
     Path(__file__).parents[2] / "configs" / "evals",
-    Path(__file__).parent / "suites",
+    Path(__file__).parent / "lists",
 )
 _KINDS = {  # by the part of a name before the language or subset
     "flickr30k_200": ("Flickr30k-200", "mean_recall@1"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from clipjax.config import UserError
 from clipjax.config.benchmarks import BENCHMARKS
-from clipjax.core.paired_tests import benjamini_hochberg, holm, paired_permutation
+from clipjax.core.paired_comparison import benjamini_hochberg, holm, paired_permutation
 from clipjax.core.statistics import noise_floor
 from clipjax.evals.compare import Settings, compare
 from clipjax.evals.evaluation_folder import Evaluation

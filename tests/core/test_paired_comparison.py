@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from clipjax.core.paired_tests import (
+from clipjax.core.paired_comparison import (
     benjamini_hochberg,
     difference_of_draws,
     holm,
