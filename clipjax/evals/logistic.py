@@ -14,6 +14,8 @@ Weights = Float[np.ndarray, "rows dim_and_intercept"]
 _BLOCK_LOGITS = 1 << 20
 _STORED_STEPS = 20
 _LINE_STEPS = 10
+_LEAST_GRADIENT = 1e-12
+_FAR_ABOVE_ONE = 1e12
 _ROUNDING = 1e-3
 
 
@@ -106,7 +108,7 @@ def fit(
     *,
     start: Weights | None = None,
     max_iterations: int = 1000,
-    tolerance: float = 1e-8,
+    tolerance: float = 1e-10,
     coordinates: Coordinates | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Weights:
@@ -119,7 +121,7 @@ def fit(
         c: weight of the log losses, against a penalty of 0.5 |W|^2.
         start: weights to begin at, such as those of another C; zeros by default.
         max_iterations: of L-BFGS.
-        tolerance: the largest entry of the gradient, of that at zero weights, below which it ends.
+        tolerance: it ends when a step lowers the objective by less than this share of it.
         coordinates: of the features; they change the number of steps, not the minimum.
         say: is told if L-BFGS ends without having come to the minimum.
 
@@ -139,9 +141,12 @@ def fit(
     if not steepest or not unit:
         return frame.weights(inner)
 
+    # SciPy takes the least gain as a share of the value, or of one where that is more.
+    scale = _FAR_ABOVE_ONE / value_at_zero
+
     def scaled(flat: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = objective(frame.weights(unit * flat.reshape(shape)), c)
-        return value / value_at_zero, frame.gradient(gradient).ravel() * (unit / value_at_zero)
+        return value * scale, frame.gradient(gradient).ravel() * (unit * scale)
 
     found = scipy.optimize.minimize(
         scaled,
@@ -153,12 +158,12 @@ def fit(
             "maxfun": 20 * max_iterations,
             "maxcor": _STORED_STEPS,
             "maxls": _LINE_STEPS,
-            "gtol": tolerance * steepest * unit / value_at_zero,
-            "ftol": 64 * np.finfo(np.float64).eps,
+            "gtol": _LEAST_GRADIENT * steepest * unit * scale,
+            "ftol": tolerance,
         },
     )
     # A line search that finds no lower value has met rounding, which float32 does early.
-    left = float(np.abs(found.jac).max()) * value_at_zero / unit / steepest
+    left = float(np.abs(found.jac).max()) / (unit * scale * steepest)
     if say and (found.status == 1 or (found.status == 2 and left > _ROUNDING)):
         say(
             f"C={c:.3g}: L-BFGS did not converge in {found.nit:,} iterations; the gradient is "

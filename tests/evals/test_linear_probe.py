@@ -21,15 +21,18 @@ from clipjax.evals.linear_probe import (
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
 
 
-def drawn(images, *, dim=32, classes=5, noise=3.0, seed=0, unit=False, where="train"):
+def drawn(images, *, dim=32, classes=5, noise=3.0, seed=0, kind="raw", where="train"):
     """Overlapping classes, the same ones for every seed."""
     centres = np.random.default_rng(99).normal(size=(classes, dim))
     rng = np.random.default_rng(seed)
-    labels = rng.integers(0, classes, images)
+    shares = 2.0 ** -np.arange(classes) if kind == "unbalanced" else np.ones(classes)
+    labels = rng.choice(classes, images, p=shares / shares.sum())
     labels[:classes] = np.arange(classes)
     features = centres[labels] + noise * rng.normal(size=(images, dim))
-    features = features / dim**0.5 if not unit else features + 4
-    if unit:
+    features = features + 4 if kind == "unit" else features / dim**0.5
+    if kind == "collinear":
+        features[:, dim // 2 :] = 3 * features[:, : dim // 2] - 1
+    if kind == "unit":
         features /= np.linalg.norm(features, axis=1, keepdims=True)
     return LabelledFeatures(features.astype(np.float32), labels, where)
 
@@ -61,11 +64,19 @@ def sklearn_sweep(train, val):
 
 
 @pytest.mark.parametrize(
-    ("classes", "unit"), [(5, False), (5, True), (2, False)], ids=["raw", "unit", "two"]
+    ("kind", "dim", "classes"),
+    [
+        ("raw", 64, 3),
+        ("unit", 64, 5),
+        ("collinear", 64, 3),
+        ("unbalanced", 16, 5),
+        ("unit", 512, 2),
+    ],
 )
-def test_sweep_and_probe_equal_scikit_learn(classes, unit):
+def test_sweep_and_probe_equal_scikit_learn(kind, dim, classes):
     train, val, test = (
-        drawn(n, seed=i, dim=16, classes=classes, unit=unit) for i, n in enumerate((300, 200, 2000))
+        drawn(n, seed=i, dim=dim, classes=classes, kind=kind)
+        for i, n in enumerate((300, 200, 2000))
     )
     best, score = sklearn_sweep(train, val)
     result = linear_probe(train, val, test)
