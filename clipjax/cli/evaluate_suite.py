@@ -32,7 +32,9 @@ def configure(parser: Parser) -> None:
     )
     group.add_argument("--out", metavar="DIR", help="results; work goes on where it stopped")
     group.add_argument(
-        "--protocol", metavar="NAME", help="clip-benchmark or datacomp-v1; the suite's by default"
+        "--protocol",
+        metavar="NAME",
+        help="clip-benchmark (-amp) or datacomp-v1; the suite's by default",
     )
     group.add_argument("--classnames", default="", metavar="FILE", help="instead of the data's")
     group.add_argument("--templates", default="", metavar="FILE", help="instead of the data's")
@@ -122,7 +124,7 @@ class _Evaluation:
         )
         self._encode = self._model.encoder.bind(self._model.params)
         self._reduced = self._encode
-        if protocol == "datacomp-v1":
+        if protocol != "clip-benchmark":
             self._reduced = self._model.in_16_bits().bind(self._model.params)
 
     def run(self) -> dict[str, Any] | None:

@@ -30,6 +30,7 @@ from clipjax.evals.protocol import Encoders, Rows
 from clipjax.evals.zeroshot import class_embeds
 
 _MOST_EXAMPLES = 20
+_PAIRED = ("retrieval", "association", "selection")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,8 +75,8 @@ class SuiteTask:
         data, started = self.dataset, time.perf_counter()
         if not len(data.items):
             raise UserError(f"{data.name}: the split is empty; expected at least one sample.")
-        low = encode if reduced is None or self.protocol != "datacomp-v1" else reduced
-        both_low = data.kind in ("retrieval", "association", "selection")
+        low = encode if reduced is None or self.protocol == "clip-benchmark" else reduced
+        both_low = self.protocol == "clip-benchmark-amp" or data.kind in _PAIRED
         items = (low if both_low else encode).images(data.items, rows)
         classes = None
         if data.prompts is None:
@@ -167,7 +168,7 @@ class SuiteTask:
                 f"{data.keys[index]}: {self._reason(index)}"
                 for index in bad[:_MOST_EXAMPLES].tolist()
             ],
-            "notes": [*data.notes, *self._size_note()],
+            "notes": [*data.notes, *self._size_notes()],
             "metrics": {name: dataclasses.asdict(one) for name, one in scores.items()},
             "options": dict(outcome.options),
         }
@@ -184,13 +185,17 @@ class SuiteTask:
             record["geometry"] = geometry(items, texts, pairs=_pairs(data))
         return record
 
-    def _size_note(self) -> list[str]:
-        expected, found = self.benchmark.num_samples, len(self.dataset.keys)
-        if expected is None or self.dataset.kind in ("association", "selection"):
-            return []
-        if found == expected:
-            return []
-        return [f"{found:,} samples, where the published test split has {expected:,}."]
+    def _size_notes(self) -> list[str]:
+        """Returns how the data differ in size from what was published."""
+        notes, data = [], self.dataset
+        expected, found = self.benchmark.num_samples, len(data.keys)
+        if expected not in (None, found) and data.kind not in ("association", "selection"):
+            notes.append(f"{found:,} samples, where the published test split has {expected:,}.")
+        expected = self.benchmark.num_classes
+        if data.prompts is not None and expected not in (None, len(data.prompts.class_names)):
+            found = len(data.prompts.class_names)
+            notes.append(f"{found:,} class names, where the published list has {expected:,}.")
+        return notes
 
     def _reason(self, index: int) -> str:
         items = self.dataset.items

@@ -11,9 +11,10 @@ from clipjax.config.benchmarks import AGGREGATES, ALIASES, BENCHMARKS, Benchmark
 from clipjax.evals.embedded import QUICK
 from clipjax.evals.estimate import Estimate
 
-PROTOCOLS = ("clip-benchmark", "datacomp-v1")
-"""clip-benchmark: everything in the precision of the model. datacomp-v1: class embeddings,
-retrieval and association in 16 bits, pictures of classification in 32, as DataComp's evaluator."""
+PROTOCOLS = ("clip-benchmark", "clip-benchmark-amp", "datacomp-v1")
+"""clip-benchmark: everything in the precision of the model, as CLIP_benchmark with --no_amp; -amp:
+everything in 16 bits, as it does by default. datacomp-v1: class embeddings, retrieval and
+association in 16 bits, pictures of classification in 32, as DataComp's evaluator."""
 
 _FOLDERS = (
     Path("configs/evals"),

@@ -104,7 +104,8 @@ def test_the_record_says_what_the_scores_rest_on(benchmark_root):
     assert record["calibration"]["ece"] >= 0
     assert record["geometry"]["alignment"] >= 0
     assert task_of("wilds/fmow", benchmark_root).evaluate(Colours()).record["notes"] == [
-        "16 samples, where the published test split has 22,108."
+        "16 samples, where the published test split has 22,108.",
+        "8 class names, where the published list has 62.",
     ]
 
 
@@ -198,6 +199,8 @@ def test_what_does_not_decode_counts_as_wrong():
     [
         ("clip-benchmark", "folder:colours", False, False),
         ("datacomp-v1", "folder:colours", False, True),
+        ("clip-benchmark-amp", "folder:colours", True, True),
+        ("clip-benchmark-amp", "folder:pairs", True, True),
         ("clip-benchmark", "folder:pairs", False, False),
         ("datacomp-v1", "folder:pairs", True, True),
         ("datacomp-v1", "winogavil", True, True),
