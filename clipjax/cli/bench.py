@@ -6,6 +6,7 @@ clipjax bench tokenizer --vs open_clip --json -
 clipjax bench dispatch --preset ViT-B-32
 clipjax bench loss --batch_size 4096 --devices 8
 clipjax bench load --preset ViT-L-14 --json -
+clipjax bench evaluate --vs clip_benchmark --json -
 """
 
 import argparse
@@ -99,6 +100,31 @@ def configure(parser: Parser) -> None:
     )
     _add_count(load, "--rounds", 3, "timed loads of each")
 
+    evaluate = benchmarks.add_parser(
+        "evaluate",
+        help="time evaluation, taking turns with a rival's, and compare what both compute",
+        description="Against CLIP_benchmark: photographs to batches alone, and to logits; against "
+        "open_clip: 80 prompts of each of 50 classes to class embeddings. Two processes with the "
+        "same weights take turns; the ratio is the rival's CPU time over ours, median over the "
+        "rounds. Pixels and embeddings of both are compared. Needs pip install 'clipjax[parity]'.",
+    )
+    evaluate.add_argument(
+        "--vs",
+        choices=["clip_benchmark", "open_clip"],
+        default="clip_benchmark",
+        help="the rival (default: %(default)s)",
+    )
+    _add_preset(evaluate)
+    evaluate.add_argument(
+        "--set",
+        choices=["longest512", "shortest512", "square256"],
+        default="shortest512",
+        help="of the photographs, see clipjax data photos (default: %(default)s)",
+    )
+    _add_count(evaluate, "--samples", 512, "photographs")
+    _add_count(evaluate, "--rounds", 5, "timed turns of each")
+    _add_count(evaluate, "--threads", 1, "CPUs that each may use")
+
     loss = benchmarks.add_parser(
         "loss",
         help="time and memory of the contrastive losses in every form",
@@ -151,6 +177,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             block=args.block,
             rounds=args.rounds,
             memory_only=args.memory_only,
+        )
+    if args.benchmark == "evaluate":
+        from clipjax.cli.bench_evaluate import evaluate_figures
+
+        return evaluate_figures(
+            rival=args.vs,
+            preset=args.preset,
+            kind=args.set,
+            samples=args.samples,
+            rounds=args.rounds,
+            threads=args.threads,
         )
     if args.benchmark == "tokenizer":
         from clipjax.cli.bench_tokenizer import tokenizer_figures

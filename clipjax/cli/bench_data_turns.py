@@ -25,14 +25,18 @@ class Loader(Protocol):
         ...
 
 
-def measure(loader: Loader) -> dict[str, Any]:
+def measure(loader: Loader, order: str = "take") -> dict[str, Any]:
     """Lets a loader that rests give its batches and refill its queues; returns what that took.
+
+    Args:
+        loader: what is measured.
+        order: whose answer tells the number of images.
 
     Raises:
         UserError: if it does not come to rest.
     """
     before, start = _rest(loader)[0], time.perf_counter()
-    answer = loader.ask("take")
+    answer = loader.ask(order)
     after, end = _rest(loader)
     images = answer["images"]
     return {
@@ -42,30 +46,39 @@ def measure(loader: Loader) -> dict[str, Any]:
     }
 
 
-def take_turns(loaders: Sequence[Loader], rounds: int) -> list[dict[str, Any]]:
-    """Returns what each loader took in each round; who begins alternates."""
+def take_turns(
+    loaders: Sequence[Loader], rounds: int, order: str = "take", unit: str = "image"
+) -> list[dict[str, Any]]:
+    """Returns what each loader took in each round; who begins alternates.
+
+    Args:
+        loaders: that take turns.
+        rounds: turns of each.
+        order: see `measure`.
+        unit: what is counted, for people.
+    """
     rows = []
     for number in range(rounds):
-        order = list(loaders) if number % 2 == 0 else list(loaders)[::-1]
-        row: dict[str, Any] = {"round": number + 1, "first": order[0].name}
-        for loader in order:
-            found = measure(loader)
+        in_turn = list(loaders) if number % 2 == 0 else list(loaders)[::-1]
+        row: dict[str, Any] = {"round": number + 1, "first": in_turn[0].name}
+        for loader in in_turn:
+            found = measure(loader, order)
             row[f"{loader.name}_us"] = found["cpu_us"]
             row[f"{loader.name}_images_per_second"] = found["images_per_second"]
         rows.append(row)
         parts = (
-            f"{loader.name} {row[f'{loader.name}_us']:.0f} us CPU an image, "
-            f"{row[f'{loader.name}_images_per_second']:.0f} images/s"
-            for loader in order
+            f"{loader.name} {row[f'{loader.name}_us']:.0f} us CPU a{'n' * (unit[0] in 'aeiou')} "
+            f"{unit}, {row[f'{loader.name}_images_per_second']:.0f} {unit}s/s"
+            for loader in in_turn
         )
         print(f"round {number + 1}: {'; '.join(parts)}", flush=True)
     return rows
 
 
-def warm_up(loaders: Sequence[Loader]) -> None:
+def warm_up(loaders: Sequence[Loader], order: str = "take") -> None:
     """Lets each give a turn's batches, so that what happens once has happened."""
     for loader in loaders:
-        loader.ask("take")
+        loader.ask(order)
         _rest(loader)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 # column: (field of a row, how it is written)
 COLUMNS = {
+    "measured": ("measured", "{}"),
     "program": ("program", "{}"),
     "device": ("device", "{}"),
     "dtype": ("dtype", "{}"),
@@ -12,9 +13,11 @@ COLUMNS = {
     "arrays": ("leaves", "{:,}"),
     "ms": ("ms", "{:,.2f}"),
     "p90 ms": ("p90_ms", "{:,.2f}"),
+    "CPU us": ("cpu_us", "{:,.0f}"),
     "samples/s": ("samples_per_second", "{:,.1f}"),
     "TFLOP/s": ("tflops", "{:,.3f}"),
     "MFU": ("mfu", "{:.1%}"),
+    "ratio": ("ratio", "{:.2f}"),
 }
 _MISSING = "-"
 

@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         correction=args.correction,
         resamples=args.resamples,
     )
-    found = compare(a, b, settings, [read_evaluation(path) for path in args.seeds])
+    seeds = [read_evaluation(path) for path in args.seeds]
+    found = compare(a, b, settings, seeds, say=lambda text: print(text, file=sys.stderr))
     print(f"A  {args.a}\nB  {args.b}\n")
     print(_table([*found.rows, *found.aggregates], with_noise=bool(args.seeds)))
     names = {"holm": "Holm", "bh": "Benjamini-Hochberg"}

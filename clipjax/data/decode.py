@@ -66,25 +66,35 @@ def decode_image(data: bytes, max_pixels: int) -> UInt8[np.ndarray, "height widt
     return upright(decode_jpeg(data), jpeg_orientation(data))
 
 
-def decode_as_stored(data: bytes, max_pixels: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Returns the pixels as `PIL.Image.open(file).convert("RGB")` has them, which others score.
-
-    The EXIF rotation is not applied and transparency is dropped, unlike in `decode_image`.
+def decode_shared(
+    data: bytes, max_pixels: int, *, channels: int, as_stored: bool = False
+) -> UInt8[np.ndarray, "height width channels"]:
+    """Returns what `decode_image` does, in memory of this thread that its next call overwrites.
 
     Args:
         data: the file.
         max_pixels: images that claim more are refused before anything is decoded.
+        channels: 3, or 4 for pixels as Pillow keeps them: most JPEGs have a fourth byte then, which
+            stands for nothing.
+        as_stored: give what `PIL.Image.open(file).convert("RGB")` does, which other codebases
+            score: the EXIF rotation is not applied and transparency is dropped.
 
     Raises:
         BadSampleError: if the image is too large, empty, damaged, or no image of these formats.
     """
-    if jpeg_size(data, max_pixels) is not None:
-        return decode_jpeg(data)
-    image = _open_with_pillow(data, max_pixels)
+    size = jpeg_size(data, max_pixels)
+    if size is None:
+        return _decode_with_pillow(data, max_pixels, as_stored)
+    orientation = _UPRIGHT if as_stored else jpeg_orientation(data)
+    if orientation != _UPRIGHT:
+        return upright(decode_jpeg(data, 1, size), orientation)
+    if channels == 3:
+        return decode_jpeg(data, 1, size)
     try:
-        return np.asarray(image.convert("RGB"))
-    except Exception as error:  # Pillow raises a dozen kinds on damaged files
-        raise BadSampleError("damaged", f"{type(error).__name__}: {error}") from error
+        buffer = _scratch.of_size(4 * size[0] * size[1])
+        return simplejpeg.decode_jpeg(data, "RGBX", buffer=buffer)
+    except ValueError as error:
+        raise BadSampleError("damaged", str(error)) from error
 
 
 def jpeg_size(data: bytes, max_pixels: int) -> tuple[int, int] | None:
@@ -165,16 +175,7 @@ def upright(image: np.ndarray, orientation: int) -> UInt8[np.ndarray, "height wi
     return np.ascontiguousarray(image)
 
 
-def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
-    image = _open_with_pillow(data, max_pixels)
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-        return on_white(image)
-    except Exception as error:
-        raise BadSampleError("damaged", f"{type(error).__name__}: {error}") from error
-
-
-def _open_with_pillow(data: bytes, max_pixels: int) -> Image.Image:
+def _decode_with_pillow(data: bytes, max_pixels: int, as_stored: bool = False) -> np.ndarray:
     if not data:
         raise BadSampleError("empty", "the file has no bytes")
     try:
@@ -187,7 +188,13 @@ def _open_with_pillow(data: bytes, max_pixels: int) -> Image.Image:
     except Exception as error:  # Pillow raises a dozen kinds on damaged files
         raise BadSampleError("damaged", f"{type(error).__name__}: {error}") from error
     _check_pixels(image.width, image.height, max_pixels)
-    return image
+    try:
+        if as_stored:
+            return np.asarray(image.convert("RGB"))
+        ImageOps.exif_transpose(image, in_place=True)
+        return on_white(image)
+    except Exception as error:
+        raise BadSampleError("damaged", f"{type(error).__name__}: {error}") from error
 
 
 def _beginning(data: bytes) -> str:

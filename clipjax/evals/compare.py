@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from clipjax.config import UserError, did_you_mean
-from clipjax.core.paired_tests import (
+from clipjax.config.benchmarks import AGGREGATES, BENCHMARKS
+from clipjax.core.paired_comparison import (
     Difference,
     benjamini_hochberg,
     difference_of_draws,
@@ -104,7 +105,12 @@ class Settings:
 
 
 def compare(
-    a: Evaluation, b: Evaluation, settings: Settings, seeds: Sequence[Evaluation] = ()
+    a: Evaluation,
+    b: Evaluation,
+    settings: Settings,
+    seeds: Sequence[Evaluation] = (),
+    *,
+    say: Callable[[str], None] | None = None,
 ) -> Comparison:
     """Returns how the second model differs from the first.
 
@@ -119,6 +125,7 @@ def compare(
         seeds: evaluations of further runs of the first model's recipe. With them a difference must
             also exceed the noise of seeds, which they and the first model give; since that is one
             of them, one in 23 to 31 equal recipes is beyond it instead of one in 20.
+        say: is told which task is being compared.
 
     Raises:
         UserError: if nothing can be compared, or a file is missing or damaged.
@@ -129,6 +136,8 @@ def compare(
         if reason:
             found.left_out[task] = reason
         else:
+            if say:
+                say(f"comparing {task} ...")
             found.add(task)
     if not found.rows:
         raise _nothing(found)
@@ -180,13 +189,15 @@ class _Found:
         for field in ("kind", "main_metric"):
             if record[field] != other[field]:
                 return f"{field} is {record[field]!r} in A and {other[field]!r} in B"
+        if self.settings.metric == "main" and not record["main_metric"]:
+            return "it has no main metric"
         return ""
 
     def add(self, task: str) -> None:
         """Adds the rows of a task, or the reason why there are none."""
         outcome_a, keys_a = self.a.outcome(task)
         outcome_b, keys_b = self.b.outcome(task)
-        if not np.array_equal(keys_a, keys_b):
+        if list(keys_a) != list(keys_b):
             self.left_out[task] = _how_keys_differ(keys_a, keys_b)
             return
         of_a = _scores(self.a, task, outcome_a)
@@ -263,19 +274,14 @@ class _Found:
 
 
 def _aggregates(found: _Found) -> list[Row]:
-    """Returns means over the tasks, and those that both evaluations report over some of them."""
+    """Returns means over all rows, and over groups of tasks that are there as a whole."""
     if len(found.averaged) < 2:
         return []
     over = {f"mean of {len(found.averaged)} tasks": list(found.averaged)}
-    for name, record in found.a.aggregates.items():
-        tasks = record.get("tasks") if isinstance(record, Mapping) else None
-        if not tasks or name not in found.b.aggregates:
-            continue
-        missing = [task for task in tasks if task not in found.averaged]
-        if missing:
-            found.left_out[name] = f"{len(missing)} of its tasks are, among them {missing[0]!r}"
-        else:
-            over[name] = list(tasks)
+    for tag, title in AGGREGATES.items():
+        tasks = [one.name for one in BENCHMARKS.values() if tag in one.tags]
+        if len(tasks) > 1 and all(task in found.averaged for task in tasks):
+            over[title] = tasks
     return [_mean(name, tasks, found) for name, tasks in over.items()]
 
 
@@ -341,11 +347,11 @@ def _scores(evaluation: Evaluation, task: str, outcome: Any) -> dict[str, Metric
         ) from error
 
 
-def _how_keys_differ(a: np.ndarray, b: np.ndarray) -> str:
-    only_a, only_b = np.setdiff1d(a, b), np.setdiff1d(b, a)
-    if not len(only_a) and not len(only_b):
+def _how_keys_differ(a: Sequence[str], b: Sequence[str]) -> str:
+    only_a, only_b = sorted(set(a) - set(b)), sorted(set(b) - set(a))
+    if not only_a and not only_b:
         return "the same samples stand in another order"
-    example = str((only_a if len(only_a) else only_b)[0])
+    example = (only_a or only_b)[0]
     return f"{len(only_a):,} samples only in A, {len(only_b):,} only in B, {example!r} for one"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.config.benchmarks import Kind
-from clipjax.data.decode import BadSampleError, decode_as_stored
+from clipjax.data.decode import BadSampleError
 from clipjax.data.images import Images
 from clipjax.data.resize import EvaluationTransform
 from clipjax.evals.prompts import Prompts
@@ -108,7 +108,7 @@ class Pictures:
             BadSampleError: if it does not decode.
         """
         try:
-            self._transform(decode_as_stored(self._read(index), self._max_pixels), out)
+            self._transform.of_file(self._read(index), self._max_pixels, out, as_stored=True)
         except BadSampleError as error:
             with self._lock:
                 self.bad[index] = str(error)

@@ -27,7 +27,7 @@ class Objective(Protocol):
     a class; with two classes only one, of the second class against logits of zero.
     """
 
-    def __call__(self, weights: Weights, c: float) -> tuple[float, Weights]:
+    def __call__(self, weights: Weights, c: float, /) -> tuple[float, Weights]:
         """Returns the value and the gradient at `weights`, float64 or float32."""
         ...
 

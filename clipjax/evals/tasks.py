@@ -9,7 +9,7 @@ import numpy as np
 
 from clipjax.config import DataConfig, DualEncoderConfig, EvalsConfig, TaskConfig, UserError
 from clipjax.data.captions import caption_members, choose_caption
-from clipjax.data.decode import BadSampleError, decode_image
+from clipjax.data.decode import BadSampleError
 from clipjax.data.opening import open_address
 from clipjax.data.resize import EvaluationTransform
 from clipjax.data.sources.source import Source
@@ -45,7 +45,7 @@ class ShardImages:
             UserError: if it does not decode: an evaluation skips nothing.
         """
         try:
-            self._transform(decode_image(self.source[index]["image"], self._max_pixels), out)
+            self._transform.of_file(self.source[index]["image"], self._max_pixels, out)
         except BadSampleError as error:
             raise UserError(
                 f"{self.source.key(index)}: {error}. An evaluation counts every sample: mend the "

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from clipjax.cli.main import main
+from clipjax.data.resize import EvaluationTransform
+from clipjax.evals.embedded import QUICK, open_embedded
 from clipjax.evals.outcomes import Outcome, metrics_of
+from clipjax.evals.records import FORMAT, write_results, write_task
+from clipjax.evals.suite_task import SuiteTask
 
 
 def keep(folder, **hits_of_tasks):
@@ -23,13 +27,14 @@ def keep(folder, **hits_of_tasks):
         keys = np.array([f"{i:05}" for i in range(len(hits))])
         np.savez(folder / "tasks" / f"{task}.npz", keys=keys, **arrays)
         records[task] = {
+            "task": task,
             "kind": "classification",
             "main_metric": "acc1",
             "data_sha256": f"data of {task}",
             "metrics": {name: {"value": m.value} for name, m in metrics_of(outcome).items()},
             "options": options,
         }
-    results = {"model": {"name": folder.name}, "tasks": records}
+    results = {"format": FORMAT, "model": {"name": folder.name}, "tasks": records}
     (folder / "results.json").write_text(json.dumps(results))
     return folder
 
@@ -59,7 +64,7 @@ def compare(tmp_path, capsys):
 
 def test_table_and_figures(compare, folders):
     status, figures, out, err = compare(*folders, "--resamples=500")
-    assert (status, err) == (0, "")
+    assert (status, err) == (0, "comparing birds ...\ncomparing cars ...\n")
     birds, cars = figures["tasks"]
     assert (birds["task"], birds["metric"], birds["test"]) == ("birds", "acc1", "binomial")
     assert (birds["a"], birds["b"]) == (0.55, 0.7)
@@ -107,7 +112,7 @@ def test_what_is_left_out_is_said(compare, folders, tmp_path):
     c = keep(tmp_path / "c", birds=np.arange(200) < 120, planes=np.arange(9) < 3)
     status, figures, _, err = compare(folders[0], c, "--resamples=200")
     assert status == 0
-    assert err.splitlines() == ["left out: cars: not in B", "left out: planes: not in A"]
+    assert err.splitlines()[1:] == ["left out: cars: not in B", "left out: planes: not in A"]
     assert figures["left_out"] == {"cars": "not in B", "planes": "not in A"}
     assert figures["aggregates"] == []
 
@@ -128,8 +133,8 @@ def test_a_model_is_as_good_as_itself(compare, folders):
         (["{a}", "{b}", "--resamples=10"], 2, "--resamples=10: expected 200 or more."),
         (["{a}", "{b}", "--correction=hom"], 2, "Did you mean 'holm'?"),
         (["{a}", "{b}", "--sedes=x"], 2, "Did you mean '--seeds'?"),
-        (["{a}", "{b}/tasks"], 1, "b/tasks: has no results.json; expected a folder that"),
-        (["{a}", "{b}", "--seeds", "nowhere"], 1, "nowhere: no such folder"),
+        (["{a}", "{b}/tasks"], 1, "b/tasks: no evaluation: results.json cannot be read"),
+        (["{a}", "{b}", "--seeds", "nowhere"], 1, "nowhere: no evaluation"),
         (["{a}", "{b}", "--metric=acc2"], 1, "--metric=acc2: no task has it. Did you mean 'acc1'?"),
     ],
 )
@@ -137,6 +142,50 @@ def test_a_mistake_is_one_line(compare, folders, flags, status, message):
     a, b = folders
     found, _, out, err = compare(*[flag.format(a=a, b=b) for flag in flags])
     assert (found, out) == (status, "")
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert message in err
+    lines = [line for line in err.splitlines() if not line.startswith("comparing ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+
+
+class Colours:
+    """Pictures by their colours, texts by chance."""
+
+    def __init__(self, seed):
+        self._seed = seed
+
+    def images(self, images, rows=None):
+        pixels = np.zeros((8, 8, 3), np.uint8)
+        out = np.zeros((len(images), 192), np.float32)
+        for index in range(len(images)):
+            images.fill(index, pixels)
+            out[index] = pixels.reshape(-1) + 1.0
+        return out / np.linalg.norm(out, axis=1, keepdims=True)
+
+    def texts(self, texts):
+        x = np.random.default_rng(self._seed).normal(size=(len(texts), 192)).astype(np.float32)
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def test_what_evaluate_keeps_can_be_compared(compare, tmp_path):
+    folders = []
+    for seed in (0, 1):
+        folder, records = tmp_path / f"model{seed}", {}
+        for name, benchmark in QUICK.items():
+            data = open_embedded(benchmark, EvaluationTransform())
+            task = SuiteTask(benchmark=benchmark, dataset=data, resamples=20)
+            done = task.evaluate(Colours(seed))
+            records[name] = done.record
+            write_task(folder, done.record, done.outcome, data.keys, {})
+        write_results(folder, {}, "quick", "clip-benchmark", list(QUICK.values()), records, {})
+        folders.append(folder)
+    status, figures, *_ = compare(*folders, "--resamples=200", "--metric=all")
+    assert status == 0
+    assert figures["left_out"] == {}
+    assert [warning for warning in figures["warnings"] if "resamples" not in warning] == []
+    results = [json.loads((folder / "results.json").read_text())["tasks"] for folder in folders]
+    rows = {(row["task"], row["metric"]): row for row in figures["tasks"]}
+    assert rows.keys() == {(t, m) for t, record in results[0].items() for m in record["metrics"]}
+    for (task, metric), row in rows.items():
+        for side, tasks in zip("ab", results, strict=True):
+            assert row[side] == pytest.approx(tasks[task]["metrics"][metric]["value"], abs=1e-9)

@@ -194,10 +194,10 @@ def test_embeddings_of_another_model_are_not_overwritten_unasked(flags, embed, t
     assert "features: holds embeddings by" in err
     assert "--force" in err
     np.testing.assert_array_equal(np.load(tmp_path / "features" / "image_features.npy"), first)
-    status, record, _, _ = embed("--images", *flags, "--force")
+    status, _, _, _ = embed("--images", *flags, "--force")
     assert status == 0
     other = np.load(tmp_path / "features" / "image_features.npy")
-    assert 1e-5 < np.abs(other - first).max()
+    assert np.abs(other - first).max() > 1e-5
     np.testing.assert_allclose(np.linalg.norm(other[:3], axis=1), 1, atol=1e-5)
 
 
@@ -219,34 +219,34 @@ def test_mistakes_are_one_line(embed, tmp_path):
 
 @pytest.mark.slow
 def test_a_command_that_is_killed_is_gone_on_with(
-    trained, photos, expected, tmp_path, make_child_env, clipjax_command
+    trained, photos, tmp_path, make_child_env, clipjax_command
 ):
-    """Killed when some of the pictures are in the file, and again when all are."""
+    """Killed when some of the pictures are in the file."""
     big = tmp_path / "big"
     big.mkdir()
     for copy in range(12):
         shutil.copy(photos[0] / "00000.tar", big / f"{copy:05d}.tar")
-    flags = [f"--model={trained[0]}", f"--shards={big}", "--batch_size=2"]
+    flags = [f"--model={trained[0]}", f"--shards={big}", "--images", "--batch_size=2"]
     whole = clipjax_command("embed", *flags, f"--out={tmp_path / 'whole'}")
     assert whole.returncode == 0, whole.stderr
     out = tmp_path / "killed"
-    for name in ("image", "text"):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "clipjax.cli.embed", *flags, f"--out={out}"],
-            env=make_child_env(1),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        progress, end = out / f".{name}_features.npy.progress", time.monotonic() + 100
-        least = 10 if name == "image" else 2
-        while not progress.exists() or len(progress.read_bytes().splitlines()) < least:
-            assert time.monotonic() < end
-            assert process.poll() is None, process.communicate()[1]
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert not (out / "embed.json").exists()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clipjax.cli.embed", *flags, f"--out={out}"],
+        env=make_child_env(1),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    progress, end = out / ".image_features.npy.progress", time.monotonic() + 100
+    while not progress.exists() or len(progress.read_bytes().splitlines()) < 10:
+        assert time.monotonic() < end
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (out / "image_features.npy").exists()
     done = clipjax_command("embed", *flags, f"--out={out}")
     assert done.returncode == 0, done.stderr
-    for name in ("image_features.npy", "text_features.npy", "keys.txt", "labels.npy"):
+    behind = int(done.stderr.partition("going on behind ")[2].split(" ", 1)[0])
+    assert 16 <= behind < 180
+    for name in ("image_features.npy", "keys.txt", "labels.npy"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

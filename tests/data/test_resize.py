@@ -1,9 +1,14 @@
+import io
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from clipjax.config import DualEncoderConfig
+from clipjax.data import resize
+from clipjax.data.decode import BadSampleError, decode_image
 from clipjax.data.resize import EvaluationTransform, resize_bicubic, resize_fast
 
 
@@ -146,3 +151,79 @@ def test_the_transform_of_a_model_is_what_its_config_says():
         resize="squash", interpolation="bilinear", resize_side=300, crop_offset="down", pad_value=9
     )
     assert EvaluationTransform.of(DualEncoderConfig()) == EvaluationTransform()
+
+
+def jpeg(image, **options):
+    out = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(
+        out, "JPEG", quality=90, **options
+    )
+    return out.getvalue()
+
+
+def files():
+    """Files of every kind that is decoded in a way of its own, by name."""
+    image = pixels(45, 70)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    clear = np.dstack([image, np.full(image.shape[:2], 90, np.uint8)])
+    png = io.BytesIO()
+    Image.fromarray(clear).save(png, "PNG")
+    return {
+        "jpeg": jpeg(image),
+        "tall": jpeg(pixels(90, 40)),
+        "grey": jpeg(image[..., 0]),
+        "progressive": jpeg(image, progressive=True),
+        "444": jpeg(image, subsampling=0),
+        "cmyk": jpeg(Image.fromarray(image).convert("CMYK")),
+        "turned": jpeg(image, exif=exif),
+        "of its size": jpeg(pixels(16, 16)),
+        "png": png.getvalue(),
+    }
+
+
+@pytest.mark.parametrize("can_share", [True, False])
+@pytest.mark.parametrize(
+    "fields", [{}, {"resize": "squash"}, {"resize": "pad"}, {"resize_side": 20}], ids=str
+)
+def test_a_file_is_what_its_pixels_are(fields, can_share, monkeypatch):
+    monkeypatch.setattr(resize, "CAN_SHARE", can_share and resize.CAN_SHARE)
+    transform = EvaluationTransform(**fields)
+    for name, data in [*files().items(), *files().items()]:  # in memory that others have used
+        found, expected = (np.zeros((16, 16, 3), np.uint8) for _ in range(2))
+        transform.of_file(data, 10_000, found)
+        transform(decode_image(data, 10_000), expected)
+        np.testing.assert_array_equal(found, expected, err_msg=name)
+        if name not in ("cmyk", "turned", "png"):
+            opened = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+            transform(opened, expected)
+            np.testing.assert_array_equal(found, expected, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(b"", "empty"), (b"<html>", "not an image"), (jpeg(pixels())[:300], "damaged")],
+)
+def test_a_file_that_is_no_picture_is_named(data, reason):
+    with pytest.raises(BadSampleError, match=reason):
+        EvaluationTransform().of_file(data, 10_000, np.zeros((16, 16, 3), np.uint8))
+
+
+def test_a_file_that_is_too_large_is_refused():
+    with pytest.raises(BadSampleError, match="too large"):
+        EvaluationTransform().of_file(jpeg(pixels()), 599, np.zeros((16, 16, 3), np.uint8))
+
+
+def test_threads_do_not_see_each_others_pixels():
+    data = list(files().values())
+    transform = EvaluationTransform()
+
+    def square(number):
+        out = np.zeros((16, 16, 3), np.uint8)
+        transform.of_file(data[number % len(data)], 10_000, out)
+        return out
+
+    alone = [square(number) for number in range(len(data))]
+    with ThreadPoolExecutor(4) as pool:
+        for number, found in enumerate(pool.map(square, range(400))):
+            np.testing.assert_array_equal(found, alone[number % len(data)])

@@ -51,7 +51,7 @@ def test_equals_are_those_of_a_sort_of_half_precision(size):
     """As the original takes them: the end of NumPy's default sort."""
     rng = np.random.default_rng(size)
     for _ in range(50):
-        scores = rng.integers(1, 5, size) / np.float16(4)
+        scores = (rng.integers(1, 5, size) / 4).astype(np.float16)
         right = rng.permutation(size) < rng.integers(1, size)
         outcome = judge_lists([list(zip(scores.tolist(), right.tolist(), strict=True))])
         taken = np.argsort(scores)[-right.sum() :]
