@@ -200,3 +200,20 @@ def test_it_starts_without_jax(make_child_env, sets):
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_what_clipjax_embed_wrote(trained, shards_root, tmp_path):
+    for split in ("train", "eval"):
+        shards = ["--root", str(shards_root), "--shards", f"{split}/*.tar"]
+        with pytest.raises(SystemExit) as end:
+            main(["embed", "--model", str(trained[0]), *shards, "--out", str(tmp_path / split)])
+        assert end.value.code == 0
+    figures = tmp_path / "figures.json"
+    sets = ["--train", str(tmp_path / "train"), "--test", str(tmp_path / "eval")]
+    with pytest.raises(SystemExit) as end:
+        main(["probe", *sets, "--c", "100", "--json", str(figures)])
+    assert end.value.code == 0
+    found = json.loads(figures.read_text())
+    assert (found["train_images"], found["test_images"], found["dim"]) == (64, 64, 16)
+    assert found["metrics"]["acc1"]["value"] > 0.5  # of eight colours, seen in training too
