@@ -76,7 +76,8 @@ def probe(
             scores = probe_scores(found.predicted, score.labels, resamples=resamples)
             out |= {f"linear_probe_{name}": one for name, one in scores.items()}
         elif kind == "knn":
-            predicted = nearest_neighbours(learn, score, k=min(_NEIGHBOURS, len(learn)))
+            nearest = min(_NEIGHBOURS, int(learn.usable.sum()))
+            predicted = nearest_neighbours(learn, score, k=nearest)
             scores = probe_scores(predicted, score.labels, resamples=resamples)
             out |= {f"knn_{name}": one for name, one in scores.items()}
         else:
@@ -91,7 +92,9 @@ def _few_shot(
     say: Callable[[str], None],
 ) -> dict[str, Estimate]:
     chance = probe_scores(score.labels, score.labels, resamples=1)["acc1"].chance
-    least = int(np.unique(learn.labels[learn.usable], return_counts=True)[1].min())
+    classes = np.unique(learn.labels)
+    usable = learn.labels[learn.usable]
+    least = int((classes[:, None] == usable).sum(axis=1).min())
     shots = [count for count in _SHOTS if count <= least]
     if not shots:
         raise UserError(f"{learn.where}: a class has no image that decodes.")
