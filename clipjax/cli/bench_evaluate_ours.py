@@ -78,8 +78,10 @@ def prepare(options: dict[str, Any]) -> Orders:
             found.append(zlib.crc32(square.tobytes()))
         return {"pixels": found}
 
+    names = CLASS_NAMES[: options["classes"]]
+
     def classes() -> np.ndarray:
-        prompts = Prompts(class_names=CLASS_NAMES, templates=TEMPLATES, source="")
+        prompts = Prompts(class_names=names, templates=TEMPLATES, source="")
         return class_embeds(encode, prompts)
 
     weights = np.random.default_rng(0).standard_normal((len(CLASS_NAMES), found.config.embed_dim))
