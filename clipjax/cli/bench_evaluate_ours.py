@@ -93,10 +93,9 @@ def prepare(options: dict[str, Any]) -> Orders:
         return {"images": len(logits)}
 
     def embeds() -> dict[str, Any]:
-        return {
-            "images": encode.images(pictures(options["batch_size"])).tolist(),
-            "classes": classes().tolist() if options["rival"] == "open_clip" else [],
-        }
+        if options["rival"] == "open_clip":
+            return {"classes": classes().tolist()}
+        return {"images": encode.images(pictures(options["batch_size"])).tolist()}
 
     def report() -> dict[str, Any]:
         return {

@@ -26,7 +26,7 @@ def prepare(options: dict[str, Any]) -> Orders:
 
     return {
         "classes": lambda: {"images": classes().shape[1]},
-        "embeds": lambda: {"images": [], "classes": classes().T.tolist()},
+        "embeds": lambda: {"classes": classes().T.tolist()},
         "report": lambda: {"version": versions},
     }
 
