@@ -7,6 +7,7 @@ import importlib.metadata
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -175,6 +176,134 @@ def shards_root(tmp_path_factory):
     (root / "classnames.txt").write_text("\n".join(COLOURS) + "\n")
     (root / "templates.txt").write_text("a {c} square\n{c}\n")
     return root
+
+
+@pytest.fixture(scope="session")
+def benchmark_root(tmp_path_factory, shards_root):
+    """Small data sets in every layout that `clipjax evaluate` reads, of 16 coloured squares.
+
+    wds_colours and wds_tags and wds_pairs (CLIP_benchmark's), wds_wilds-fmow_test (with groups),
+    kinds (a folder a class), listed.csv, and tables of the names that benchmarks have.
+    """
+    root = tmp_path_factory.mktemp("benchmarks")
+    with tarfile.open(shards_root / "train" / "00000.tar") as tar:
+        files = {member.name: tar.extractfile(member).read() for member in tar.getmembers()}
+    keys = sorted({name.partition(".")[0] for name in files})[::2]
+    images = [files[f"{key}.png"] for key in keys]
+    labels = [int(files[f"{key}.cls"]) for key in keys]
+    captions = [files[f"{key}.txt"].decode() for key in keys]
+
+    def array(values):
+        out = io.BytesIO()
+        np.save(out, np.asarray(values))
+        return out.getvalue()
+
+    def layout(name, kind, suffixes):
+        folder = root / name
+        (folder / "test").mkdir(parents=True)
+        for shard in range(2):
+            part = range(shard * 8, shard * 8 + 8)
+            samples = {
+                keys[i]: {"png": images[i], **{end: make(i) for end, make in suffixes.items()}}
+                for i in part
+            }
+            write_tar(folder / "test" / f"{shard}.tar", samples)
+        (folder / "test" / "nshards.txt").write_text("2\n")
+        if kind:
+            (folder / "dataset_type.txt").write_text(f"{kind}\n")
+        if kind != "retrieval":
+            (folder / "classnames.txt").write_text("\n".join(COLOURS) + "\n")
+            templates = folder / "zeroshot_classification_templates.txt"
+            templates.write_text("a {c} square\n{c}\n")
+        return folder
+
+    label = {"cls": lambda i: str(labels[i]).encode()}
+    layout("wds_colours", "", label)
+    tags = {"npy": lambda i: array([c == labels[i] or c == i % 8 for c in range(8)])}
+    layout("wds_tags", "multilabel", tags)
+    texts = {"txt": lambda i: f"{captions[i]}\nsquare {i}\n".encode()}
+    layout("wds_pairs", "retrieval", texts)
+    regions = {**label, "npy": lambda i: array([i % 3 if i else 5, i % 2, labels[i]])}
+    layout("wds_wilds-fmow_test", "", regions)
+    train = root / "wds_colours" / "train"
+    train.mkdir()
+    for shard in range(2):
+        shutil.copy(shards_root / "train" / f"{shard:05d}.tar", train / f"{shard}.tar")
+    (train / "nshards.txt").write_text("2\n")
+    for i, image in enumerate(images):
+        folder = root / "kinds" / "test" / list(COLOURS)[labels[i]]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i}.png").write_bytes(image)
+    templates = (root / "wds_colours" / "zeroshot_classification_templates.txt").read_text()
+    (root / "kinds" / "zeroshot_classification_templates.txt").write_text(templates)
+    (root / "images").mkdir()
+    for i, image in enumerate(images):
+        (root / "images" / f"{i}.png").write_bytes(image)
+    rows = [f"images/{i}.png,{label}" for i, label in enumerate(labels)]
+    (root / "listed.csv").write_text("\n".join(["filepath,label", *rows]))
+    _write_tables(root, images, captions)
+    return root
+
+
+def _write_tables(root, images, captions):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def picture(i):
+        return {"bytes": images[i], "path": f"{i}.png"}
+
+    def table(folder, rows, name="test-00000-of-00001.parquet"):
+        (root / folder).mkdir(exist_ok=True)
+        path = root / folder / name
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=3)
+
+    table(
+        "flickr30k",
+        [{"image": picture(i), "caption": [captions[i], f"no. {i}"]} for i in range(8)],
+    )
+    table(
+        "winoground",
+        [
+            {
+                "id": i,
+                "image_0": picture(i),
+                "image_1": picture(i + 1),
+                "caption_0": captions[i],
+                "caption_1": captions[i + 1],
+            }
+            for i in range(4)
+        ],
+    )
+    cues = [(["a", "b", "c", "d", "e"], ["b", "d"]), (["f", "g", "h"], ["h"])]
+    table(
+        "winogavil",
+        [
+            {
+                "cue": cue,
+                "candidates": names,
+                "candidate_images": [picture(i) for i in range(len(names))],
+                "associations": right,
+            }
+            for cue, (names, right) in zip(["Owl", "tree"], cues, strict=True)
+        ],
+    )
+    (root / "sugar_crepe").mkdir()
+    (root / "sugar_crepe" / "val2017").mkdir()
+    pairs = {}
+    for i in range(3):
+        (root / "sugar_crepe" / "val2017" / f"{i}.png").write_bytes(images[i])
+        pairs[str(7 * i)] = {
+            "filename": f"{i}.png",
+            "caption": captions[i],
+            "negative_caption": captions[i + 1],
+        }
+    (root / "sugar_crepe" / "add_att.json").write_text(json.dumps(pairs))
+    (root / "crossmodal3600" / "images").mkdir(parents=True)
+    for i in range(2):
+        (root / "crossmodal3600" / "images" / f"{i}.png").write_bytes(images[i])
+    told = {"image_paths": ["elsewhere/0.png", "elsewhere/1.png"], "annotations": ["eins", "zwei"]}
+    path = root / "crossmodal3600" / "crossmodal3600_captions-de.json"
+    path.write_text(json.dumps(told))
 
 
 @pytest.fixture(scope="session")

@@ -98,6 +98,15 @@ def test_wheel_works_outside_the_checkout(installed: Path, tmp_path: Path):
     assert shown == f"clipjax {version}\n"
     shown = python("-m", "clipjax.cli.main", "--help", cwd=tmp_path, path=installed)
     assert "exit statuses" in shown
+    # The lists of suites and the embedded pictures come with it.
+    listed = python("-m", "clipjax.cli.main", "evaluate", "--list", cwd=tmp_path, path=installed)
+    assert "datacomp (38 tasks)" in listed
+    code = (
+        "from clipjax.data.resize import EvaluationTransform\n"
+        "from clipjax.evals.embedded import QUICK, open_embedded\n"
+        "print(len(open_embedded(QUICK['quick/emoji'], EvaluationTransform()).keys))"
+    )
+    assert python("-c", code, cwd=tmp_path, path=installed) == "64\n"
     # A config of one's own, in a file outside the package.
     config = tmp_path / "mine.py"
     config.write_text((ROOT / "configs/quickstart.py").read_text())

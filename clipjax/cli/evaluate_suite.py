@@ -1,6 +1,7 @@
 """The part of `clipjax evaluate` that runs a suite of benchmarks with a model of any format."""
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from clipjax.cli.parser import Parser
 from clipjax.config import MeshConfig, UsageError, UserError
 
 _HOUR = 3600.0
+_PROMPTS = "prompts-"
 
 
 def configure(parser: Parser) -> None:
@@ -34,6 +36,12 @@ def configure(parser: Parser) -> None:
     )
     group.add_argument("--classnames", default="", metavar="FILE", help="instead of the data's")
     group.add_argument("--templates", default="", metavar="FILE", help="instead of the data's")
+    group.add_argument(
+        "--probe",
+        default="",
+        metavar="A,B",
+        help="learn from the split train of each classification task: linear, knn, few_shot",
+    )
     group.add_argument("--split", default="test", metavar="NAME", help="(default: test)")
     group.add_argument(
         "--batch_size", type=int, default=256, metavar="N", help="of all devices (default: 256)"
@@ -47,6 +55,7 @@ def configure(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Evaluates; returns the results in process 0."""
+    from clipjax.evals.suite_probe import check_probes
     from clipjax.evals.suites import check_protocol, read_suite
 
     if args.list:
@@ -60,6 +69,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         raise UsageError("--config is for the tasks of a run's config; a suite takes none.")
     if args.batch_size < 1 or args.resamples < 1 or args.fsdp < 1:
         raise UsageError("--batch_size, --resamples and --fsdp must be positive.")
+    args.probes = check_probes(args.probe)
     suite = read_suite(args.suite)
     if args.tasks:
         chosen = read_suite(args.tasks).benchmarks
@@ -143,34 +153,31 @@ class _Evaluation:
             status = 1
         self._args.exit_status = status
         if results is not None:
+            self._clean()
             self._finish(results)
         return results
 
     def _open(self, benchmark: Any) -> Any:
-        from clipjax.data.resize import EvaluationTransform
-        from clipjax.evals.embedded import QUICK, open_embedded
-        from clipjax.evals.open_dataset import open_dataset
-        from clipjax.evals.places import find
         from clipjax.evals.suite_task import SuiteTask
 
-        transform = EvaluationTransform.of(self._model.config)
-        if benchmark.name in QUICK:
-            dataset = open_embedded(benchmark, transform, self._prompt_files)
-        else:
-            only = len(self._suite.benchmarks) == 1
-            place = find(benchmark, self._args.data, self._args.split, only=only)
-            dataset = open_dataset(
-                benchmark,
-                place,
-                transform,
-                split=self._args.split,
-                prompt_files=self._prompt_files,
-            )
         return SuiteTask(
             benchmark=benchmark,
-            dataset=dataset,
+            dataset=self._dataset(benchmark, self._args.split),
             protocol=self._protocol,
             resamples=self._args.resamples,
+        )
+
+    def _dataset(self, benchmark: Any, split: str) -> Any:
+        from clipjax.data.resize import EvaluationTransform
+        from clipjax.evals.open_suite import open_benchmark
+
+        return open_benchmark(
+            benchmark,
+            self._args.data,
+            EvaluationTransform.of(self._model.config),
+            split=split,
+            only=len(self._suite.benchmarks) == 1,
+            prompt_files=self._prompt_files,
         )
 
     def _one(self, task: Any, progress: str) -> dict[str, Any]:
@@ -185,6 +192,7 @@ class _Evaluation:
             protocol=self._protocol,
             resamples=self._args.resamples,
             image_size=self._model.config.image.image_size,
+            probes=self._args.probes,
         )
         found = read_record(self._folder, data.name) if self._primary else None
         done = found is not None and found.get("identity") == mark and not self._args.again
@@ -196,8 +204,14 @@ class _Evaluation:
             self._say(f"note: {data.name}: {note}")
         evaluated = self._embed(task, mark)
         record = {**evaluated.record, "identity": mark}
+        if self._args.probes and data.kind == "classification":
+            try:
+                record["metrics"] |= self._probe(task, evaluated, mark)
+            except UserError as error:  # the zero-shot scores are there all the same
+                record["notes"].append(f"not probed: {error}")
+                self._say(f"warning: {data.name}: not probed: {error}")
         if self._primary:
-            self._keep(task, record, evaluated)
+            record = self._keep(task, record, evaluated)
         main = record["main_metric"]
         if main:
             score = evaluated.scores[main]
@@ -215,59 +229,118 @@ class _Evaluation:
     def _embed(self, task: Any, mark: str) -> Any:
         import numpy as np
 
-        from clipjax.evals.records import file_name
-        from clipjax.inference.feature_files import FeatureFile
-
-        data, dim = task.dataset, self._model.config.embed_dim
-        if not self._primary:
-            return task.evaluate(self._encode, reduced=self._reduced)
-        stem = file_name(data.name)
-        folder = self._folder / "features"
-        folder.mkdir(exist_ok=True)
-        with FeatureFile(folder / f"{stem}.npy", dim, len(data.items), mark) as rows:
-            evaluated = task.evaluate(self._encode, reduced=self._reduced, rows=rows)
-        if self._args.keep_features and evaluated.texts is not None:
-            np.save(folder / f"{stem}.texts.npy", evaluated.texts, allow_pickle=False)
+        with self._prompt_rows(task.dataset) as prompts, self._rows(task.dataset, mark) as rows:
+            evaluated = task.evaluate(
+                self._encode, reduced=self._reduced, rows=rows, prompt_rows=prompts
+            )
+        if self._primary and self._args.keep_features and evaluated.texts is not None:
+            texts = self._features(task.dataset).with_suffix(".texts.npy")
+            np.save(texts, evaluated.texts, allow_pickle=False)
         return evaluated
 
-    def _keep(self, task: Any, record: dict[str, Any], evaluated: Any) -> None:
-        from clipjax.evals.records import file_name, write_task
+    def _rows(self, data: Any, mark: str, suffix: str = "") -> Any:
+        """Returns where process 0 keeps embeddings while they are made."""
+        from clipjax.inference.feature_files import FeatureFile
 
-        write_task(self._folder, record, evaluated.outcome, task.dataset.keys, {})
+        if not self._primary:
+            return contextlib.nullcontext()
+        path = self._features(data, suffix)
+        path.parent.mkdir(exist_ok=True)
+        return FeatureFile(path, self._model.config.embed_dim, len(data.items), mark)
+
+    def _prompt_rows(self, data: Any) -> Any:
+        """Returns where embeddings of prompts are kept, for all tasks that have the same."""
+        from clipjax.evals.records import identity
+        from clipjax.inference.feature_files import FeatureFile
+
+        if not self._primary or data.prompts is None or data.kind == "attributes":
+            return contextlib.nullcontext()
+        prompts = data.prompts.sha256()
+        mark = identity(model=self._model.identity, prompts=prompts, protocol=self._protocol)
+        path = self._folder / "features" / f"{_PROMPTS}{mark[:16]}.npy"
+        path.parent.mkdir(exist_ok=True)
+        count = len(data.prompts.distinct())
+        return FeatureFile(path, self._model.config.embed_dim, count, mark)
+
+    def _features(self, data: Any, suffix: str = "") -> Path:
+        from clipjax.evals.records import file_name
+
+        return self._folder / "features" / f"{file_name(data.name)}{suffix}.npy"
+
+    def _probe(self, task: Any, evaluated: Any, mark: str) -> dict[str, Any]:
+        import dataclasses
+
+        from clipjax.evals.suite_probe import probe
+        from clipjax.inference.probe_objective import probe_objective
+
+        self._lifeline.phase(f"probe {task.dataset.name}", _HOUR)
+        train = self._dataset(task.benchmark, "train")
+        self._say(f"{train.name}: {len(train.keys):,} images to learn from ...")
+        with self._rows(train, f"{mark} train", ".train") as rows:
+            features = self._encode.images(train.items, rows, progress=f"embedding {train.name}")
+        scores = probe(
+            self._args.probes,
+            train,
+            features,
+            task.dataset,
+            evaluated.items,
+            make_objective=probe_objective(self._model.encoder.mesh),
+            resamples=self._args.resamples,
+            say=self._say,
+        )
+        return {name: dataclasses.asdict(score) for name, score in scores.items()}
+
+    def _keep(self, task: Any, record: dict[str, Any], evaluated: Any) -> dict[str, Any]:
+        from clipjax.evals.records import write_task
+        from clipjax.evals.thumbnails import examples_of, pictures_of
+
+        data = task.dataset
+        record["examples"] = examples_of(data, evaluated.outcome)
+        pictures = pictures_of(data, evaluated.outcome)
+        kept = write_task(self._folder, record, evaluated.outcome, data.keys, pictures)
         if not self._args.keep_features:
-            features = self._folder / "features"
-            stem = file_name(task.dataset.name)
-            for name in (f"{stem}.npy", f".{stem}.npy.progress"):
-                (features / name).unlink(missing_ok=True)
-            if not any(features.iterdir()):
-                features.rmdir()
+            for path in (self._features(data), self._features(data, ".train")):
+                _remove(path)
+        return kept
 
     def _write(self, records: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, Any]:
         from clipjax.evals.records import write_results
         from clipjax.models import num_params
+        from clipjax.models.cost import pair_forward_flops
 
+        config = self._model.config
         model = {
             "name": self._args.name or Path(self._args.model).name,
             "spec": self._args.model,
             "step": self._model.step,
-            "parameters": num_params(self._model.config),
+            "parameters": num_params(config),
+            "flops": pair_forward_flops(config),
             "identity": self._model.identity,
         }
+        suite = self._suite
         return write_results(
-            self._folder,
-            model,
-            self._suite.name,
-            self._protocol,
-            self._suite.benchmarks,
-            records,
-            failed,
+            self._folder, model, suite.name, self._protocol, suite.benchmarks, records, failed
         )
 
-    def _finish(self, results: dict[str, Any]) -> None:
-        from clipjax.evals.records import scores_of
-        from clipjax.evals.report import table
+    def _clean(self) -> None:
+        """Removes what is not needed once every task is done."""
+        features = self._folder / "features"
+        if self._args.keep_features or not features.is_dir():
+            return
+        for path in features.glob(f"{_PROMPTS}*.npy"):
+            _remove(path)
+        if not any(features.iterdir()):
+            features.rmdir()
 
-        print(table({name: scores_of(record) for name, record in results["tasks"].items()}))
+    def _finish(self, results: dict[str, Any]) -> None:
+        from clipjax.evals.html_report import write_report
+        from clipjax.evals.report import results_table
+        from clipjax.evals.results_csv import write_csv
+
+        write_csv(self._folder / "results.csv", results)
+        page = write_report(self._folder)
+        print(results_table(results))
+        self._say(f"{page}: the same with pictures and all metrics.")
 
     def _say(self, text: str) -> None:
         if self._primary:
@@ -283,6 +356,11 @@ def _list() -> dict[str, Any]:
         for task in tasks:
             print(f"  {task}")
     return listed
+
+
+def _remove(features: Path) -> None:
+    for name in (features.name, f".{features.name}.progress", f".{features.name}.part"):
+        features.with_name(name).unlink(missing_ok=True)
 
 
 def _make_folder(folder: Path) -> None:

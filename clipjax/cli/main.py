@@ -19,7 +19,9 @@ from clipjax.config.errors import UserError
 COMMANDS = {
     "train": ("clipjax.cli.train", "train a dual encoder, or go on where a run stopped", True),
     "evaluate": ("clipjax.cli.evaluate", "score a trained model on zero-shot tasks", True),
+    "compare": ("clipjax.cli.compare", "tell whether one of two evaluated models is better", False),
     "embed": ("clipjax.cli.embed", "write the embeddings of shards into files", False),
+    "probe": ("clipjax.cli.probe", "score embeddings by linear probes and neighbours", False),
     "plan": ("clipjax.cli.plan", "say what a run would need of a machine that is not there", True),
     "inspect": ("clipjax.cli.inspect", "show what a run is, without running it", True),
     "models": ("clipjax.cli.models", "list the published models that have a preset", False),

@@ -163,6 +163,8 @@ class CheckpointWriter(CheckpointReader):
         """
         if self._primary and self._config.best_metric in scores:
             self._best.add(step, scores[self._config.best_metric])
+            if self._pending is None:
+                self._remove_old()
 
     def lack_of_space(self, state: Any) -> str:
         """Returns what is missing if the disk has no room for another checkpoint, else ""."""

@@ -1,6 +1,7 @@
 """One page of HTML that needs nothing else: no script, no font, no address outside of it.
 
-Blocks are strings of HTML that these functions make; whatever text goes into them is escaped.
+Blocks are pieces of HTML that these functions make. Whatever else goes into them is text and is
+escaped; a piece that one of them made may stand in another, a score in a table for example.
 """
 
 import html
@@ -8,16 +9,46 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 _STYLE = """\
+:root{color-scheme:light dark;--line:#ccc;--soft:#eee;--mark:#2a6fbb;--page:#fff;--bad:#c00}
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;margin:1rem 0}
-th,td{padding:.2rem .8rem;border-bottom:1px solid #ccc;text-align:right}
-th:first-child,td:first-child{text-align:left}
-.bar{display:flex;height:1.6rem;background:#eee;margin:1rem 0}
+body{background:var(--page);overflow-wrap:break-word}
+.wide{overflow-x:auto;margin:1rem 0}
+table{border-collapse:collapse}
+th,td{padding:.2rem .5rem;border-bottom:1px solid var(--line);text-align:right}
+th,td{white-space:nowrap}
+th:first-child,td:first-child{text-align:left;white-space:normal}
+th:first-child,td:first-child{position:sticky;left:0;background:var(--page)}
+.bar{display:flex;height:1.6rem;background:var(--soft);margin:1rem 0}
 .bar span{overflow:hidden;white-space:nowrap;font-size:12px;line-height:1.6rem;text-indent:.3rem}
-.over{outline:2px solid #c00}
-@media(prefers-color-scheme:dark){body{background:#111;color:#ddd}.bar{background:#333}}
+.over{outline:2px solid var(--bad)}
+details{border-bottom:1px solid var(--line);padding:.4rem 0}
+summary{cursor:pointer;font-weight:600}
+a{color:inherit}
+svg{font:11px system-ui,sans-serif;fill:currentColor;max-width:100%}
+.interval{width:7.5rem;height:1rem;max-width:none;vertical-align:middle}
+.soft{fill:var(--soft)}.mark{fill:var(--mark)}.pale{fill:var(--mark);opacity:.35}
+.line{stroke:currentColor;stroke-width:1}.dash{stroke:currentColor;stroke-dasharray:3 3}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(6.5rem,1fr));gap:.8rem}
+figure{margin:.5rem 0;font-size:13px;line-height:1.3}
+.roomy{grid-template-columns:repeat(auto-fill,minmax(min(18rem,100%),1fr))}
+.roomy figure{display:grid;grid-template-columns:96px 1fr;gap:.6rem}
+img,.gone{display:block;max-width:96px;max-height:96px;margin-bottom:.3rem}
+.gone{width:96px;height:96px;background:var(--soft)}
+@media(prefers-color-scheme:dark){
+:root{--line:#444;--soft:#333;--mark:#6ba7e5;--page:#111;--bad:#f66}body{color:#ddd}}
+@media(max-width:40rem){th,td{padding:.2rem .4rem}td:first-child{max-width:36vw}}
 """
 _COLOURS = ("#88b4e8", "#f2b880", "#a6d49f", "#d7a6d4", "#f0e08a", "#8fd3d1", "#c9c9c9")
+_WIDTH, _HEIGHT = 120, 16
+_SIDE, _LEFT, _BELOW = 200, 34, 34
+
+Number = int | float
+
+
+class Html(str):
+    """A piece of HTML. Text of any other type is escaped where it is put into one."""
+
+    __slots__ = ()
 
 
 def page(title: str, *blocks: str) -> str:
@@ -29,42 +60,45 @@ def page(title: str, *blocks: str) -> str:
     """
     name = html.escape(title)
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
-        f"<style>{_STYLE}</style></head>\n<body><h1>{name}</h1>\n"
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{name}</title><style>{_STYLE}</style></head>\n<body><h1>{name}</h1>\n"
         + "\n".join(blocks)
         + "\n</body></html>\n"
     )
 
 
-def heading(text: str) -> str:
+def heading(text: str, level: int = 2) -> Html:
     """Returns a heading below the title.
 
     >>> heading("a < b")
     '<h2>a &lt; b</h2>'
     """
-    return f"<h2>{html.escape(text)}</h2>"
+    return Html(f"<h{level}>{html.escape(text)}</h{level}>")
 
 
-def paragraph(text: str) -> str:
+def paragraph(*parts: Any) -> Html:
     """Returns a paragraph."""
-    return f"<p>{html.escape(text)}</p>"
+    return Html(f"<p>{_inline(*parts)}</p>")
 
 
-def bullets(texts: Iterable[str]) -> str:
+def bullets(texts: Iterable[str]) -> Html:
     """Returns a list."""
-    return f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in texts)}</ul>"
+    return Html(f"<ul>{''.join(f'<li>{_inline(text)}</li>' for text in texts)}</ul>")
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Html:
     """Returns a table; the first column is text, the others stand to the right."""
-    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    top = "".join(f"<th>{_inline(cell)}</th>" for cell in head)
     body = "".join(
-        f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows
+        f"<tr>{''.join(f'<td>{_inline(cell)}</td>' for cell in row)}</tr>" for row in rows
     )
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return Html(
+        f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
-def bar(parts: Sequence[tuple[str, int | float]], whole: int | float) -> str:
+def bar(parts: Sequence[tuple[str, Number]], whole: Number) -> Html:
     """Returns a bar of labelled parts of a whole, framed in red if they are more than it.
 
     Args:
@@ -79,4 +113,146 @@ def bar(parts: Sequence[tuple[str, int | float]], whole: int | float) -> str:
         for (name, size), colour in zip(parts, _COLOURS * len(parts), strict=False)
     )
     over = " over" if total > whole else ""
-    return f'<div class="bar{over}">{spans}</div>'
+    return Html(f'<div class="bar{over}">{spans}</div>')
+
+
+def number(value: Number, shown: str) -> Html:
+    """Returns a number as people read it, with all of its digits for programs.
+
+    >>> number(0.123456789, "12 %")
+    '<data value="0.123456789">12 %</data>'
+    """
+    return Html(f'<data value="{value!r}">{html.escape(shown)}</data>')
+
+
+def small(text: str) -> Html:
+    """Returns text that matters less."""
+    return Html(f"<small>{html.escape(text)}</small>")
+
+
+def link(text: str, name: str) -> Html:
+    """Returns a link to the block of that name on the same page."""
+    return Html(f'<a href="#{html.escape(name)}">{html.escape(text)}</a>')
+
+
+def details(summary: Sequence[Any], *blocks: str, name: str = "", opened: bool = False) -> Html:
+    """Returns blocks that are seen once the summary is touched.
+
+    Args:
+        summary: text, and inline pieces.
+        blocks: what is below it.
+        name: that links lead to; without blanks.
+        opened: whether they are seen at once.
+    """
+    # A link opens what it leads to only if that is inside.
+    inside = f'<div id="{html.escape(name)}">' if name else "<div>"
+    return Html(
+        f"<details{' open' if opened else ''}><summary>{_inline(*summary)}</summary>{inside}\n"
+        + "\n".join(blocks)
+        + "\n</div></details>"
+    )
+
+
+def picture(address: str | None, alt: str) -> Html:
+    """Returns an image that is part of the page, or a grey square.
+
+    Args:
+        address: begins with `data:image/`; None for a picture that there is not.
+        alt: what it shows, in words.
+
+    Raises:
+        ValueError: if the address leads outside of the page.
+    """
+    if address is None:
+        return Html(f'<span class="gone" role="img" aria-label="{html.escape(alt)}"></span>')
+    if not address.startswith("data:image/"):
+        raise ValueError(f"a picture at {address[:40]!r}; expected data:image/")
+    return Html(f'<img src="{html.escape(address)}" alt="{html.escape(alt)}">')
+
+
+def grid(cells: Iterable[tuple[Html, Sequence[Any]]], *, wide: bool = False) -> Html:
+    """Returns pictures side by side, as many as the width has room for.
+
+    Args:
+        cells: each a picture, and the text and inline pieces below it.
+        wide: whether the text stands at the right instead and has room for sentences.
+    """
+    figures = "".join(
+        f"<figure>{image}<figcaption>{_inline(*caption)}</figcaption></figure>"
+        for image, caption in cells
+    )
+    return Html(f'<div class="grid{" roomy" if wide else ""}">{figures}</div>')
+
+
+def interval(value: Number, low: Number, high: Number, chance: Number | None, name: str) -> Html:
+    """Returns a small drawing of a score between 0 and 1: its bar, its interval, and chance.
+
+    Args:
+        value: where the bar ends.
+        low: lower end of the interval.
+        high: upper end.
+        chance: a dashed line; None for none.
+        name: what it is the score of.
+    """
+
+    def at(share: Number) -> str:
+        return f"{_WIDTH * min(max(share, 0.0), 1.0):.2f}"
+
+    words = f"{name}: {value:.4f}, from {low:.4f} to {high:.4f}"
+    dashed = ""
+    if chance is not None:
+        words += f", chance {chance:.4f}"
+        x = at(chance)
+        dashed = f'<line class="dash" x1="{x}" x2="{x}" y1="0" y2="{_HEIGHT}"/>'
+    end, left, right = at(value), at(low), at(high)
+    return Html(
+        f'<svg class="interval" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'aria-label="{html.escape(words)}">'
+        f'<rect class="soft" width="{_WIDTH}" height="{_HEIGHT}"/>'
+        f'<rect class="pale" width="{end}" height="{_HEIGHT}"/>{dashed}'
+        f'<line class="line" x1="{left}" x2="{right}" y1="8" y2="8"/>'
+        f'<line class="line" x1="{left}" x2="{left}" y1="5" y2="11"/>'
+        f'<line class="line" x1="{right}" x2="{right}" y1="5" y2="11"/>'
+        f'<circle class="mark" cx="{end}" cy="8" r="3"/></svg>'
+    )
+
+
+def diagonal_chart(
+    bins: Sequence[tuple[Number, Number, Number, str]], x_label: str, y_label: str, name: str
+) -> Html:
+    """Returns bars over bins of 0 to 1 beside the diagonal on which both axes are equal.
+
+    Args:
+        bins: each its two ends, its height from 0 to 1, and a text that is shown when it is
+            pointed at.
+        x_label: below.
+        y_label: at the left.
+        name: what the whole shows, in words.
+    """
+    bars = "".join(
+        f'<rect class="pale" x="{_LEFT + _SIDE * low:.2f}" y="{_SIDE * (1 - height) + 6:.2f}" '
+        f'width="{max(_SIDE * (high - low) - 1, 0.5):.2f}" height="{_SIDE * height:.2f}">'
+        f"<title>{html.escape(text)}</title></rect>"
+        for low, high, height, text in bins
+    )
+    ticks = "".join(
+        f'<text x="{_LEFT + _SIDE * share}" y="{_SIDE + 20}" text-anchor="middle">{share:g}</text>'
+        f'<text x="{_LEFT - 4}" y="{_SIDE * (1 - share) + 10}" text-anchor="end">{share:g}</text>'
+        for share in (0, 0.5, 1)
+    )
+    right, bottom = _LEFT + _SIDE, _SIDE + 6
+    middle, beside = _LEFT + _SIDE / 2, bottom - _SIDE / 2
+    return Html(
+        f'<svg width="{right + 12}" viewBox="0 0 {right + 12} {bottom + _BELOW}" role="img" '
+        f'aria-label="{html.escape(name)}">{bars}'
+        f'<line class="line" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>'
+        f'<line class="line" x1="{_LEFT}" x2="{_LEFT}" y1="6" y2="{bottom}"/>'
+        f'<line class="dash" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="6"/>{ticks}'
+        f'<text x="{middle}" y="{bottom + 28}" text-anchor="middle">{html.escape(x_label)}</text>'
+        f'<text transform="rotate(-90 9 {beside})" x="9" y="{beside}" text-anchor="middle">'
+        f"{html.escape(y_label)}</text></svg>"
+    )
+
+
+def _inline(*parts: Any) -> str:
+    return "".join(part if isinstance(part, Html) else html.escape(str(part)) for part in parts)

@@ -67,7 +67,7 @@ def decode_image(data: bytes, max_pixels: int) -> UInt8[np.ndarray, "height widt
 
 
 def decode_shared(
-    data: bytes, max_pixels: int, *, channels: int
+    data: bytes, max_pixels: int, *, channels: int, as_stored: bool = False
 ) -> UInt8[np.ndarray, "height width channels"]:
     """Returns what `decode_image` does, in memory of this thread that its next call overwrites.
 
@@ -76,14 +76,16 @@ def decode_shared(
         max_pixels: images that claim more are refused before anything is decoded.
         channels: 3, or 4 for pixels as Pillow keeps them: most JPEGs have a fourth byte then, which
             stands for nothing.
+        as_stored: give what `PIL.Image.open(file).convert("RGB")` does, which other codebases
+            score: the EXIF rotation is not applied and transparency is dropped.
 
     Raises:
         BadSampleError: if the image is too large, empty, damaged, or no image of these formats.
     """
     size = jpeg_size(data, max_pixels)
     if size is None:
-        return _decode_with_pillow(data, max_pixels)
-    orientation = jpeg_orientation(data)
+        return _decode_with_pillow(data, max_pixels, as_stored)
+    orientation = _UPRIGHT if as_stored else jpeg_orientation(data)
     if orientation != _UPRIGHT:
         return upright(decode_jpeg(data, 1, size), orientation)
     if channels == 3:
@@ -173,7 +175,7 @@ def upright(image: np.ndarray, orientation: int) -> UInt8[np.ndarray, "height wi
     return np.ascontiguousarray(image)
 
 
-def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
+def _decode_with_pillow(data: bytes, max_pixels: int, as_stored: bool = False) -> np.ndarray:
     if not data:
         raise BadSampleError("empty", "the file has no bytes")
     try:
@@ -187,6 +189,8 @@ def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
         raise BadSampleError("damaged", f"{type(error).__name__}: {error}") from error
     _check_pixels(image.width, image.height, max_pixels)
     try:
+        if as_stored:
+            return np.asarray(image.convert("RGB"))
         ImageOps.exif_transpose(image, in_place=True)
         return on_white(image)
     except Exception as error:

@@ -106,18 +106,28 @@ class EvaluationTransform:
         """Writes the picture, resized, into `out`."""
         self._write(image, out)
 
-    def of_file(self, data: bytes, max_pixels: int, out: UInt8[np.ndarray, "side side 3"]) -> None:
+    def of_file(
+        self,
+        data: bytes,
+        max_pixels: int,
+        out: UInt8[np.ndarray, "side side 3"],
+        *,
+        as_stored: bool = False,
+    ) -> None:
         """Writes the picture in a file, resized, into `out`: the same, and faster.
 
         Args:
             data: the file.
             max_pixels: images that claim more are refused.
             out: the square.
+            as_stored: see `decode.decode_shared`.
 
         Raises:
             BadSampleError: if it does not decode.
         """
-        self._write(decode_shared(data, max_pixels, channels=4 if CAN_SHARE else 3), out)
+        channels = 4 if CAN_SHARE else 3
+        image = decode_shared(data, max_pixels, channels=channels, as_stored=as_stored)
+        self._write(image, out)
 
     def _write(self, image: np.ndarray, out: np.ndarray) -> None:
         side = out.shape[0]

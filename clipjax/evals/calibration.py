@@ -71,7 +71,7 @@ def reliability(
         raise ValueError(f"{bins} bins; expected one or more")
     if equal_mass:
         ends = np.ceil(np.arange(1, bins + 1) * len(confidence) / bins).astype(int) - 1
-        edges = np.unique(np.sort(confidence)[ends])
+        edges = np.sort(confidence)[ends]
         lows = np.concatenate([[0.0], edges[:-1]])
     else:
         edges = np.arange(1, bins + 1) / bins

@@ -55,7 +55,9 @@ class Dataset:
 
 
 class Pictures:
-    """Pictures of a data set through the evaluation transform of a model.
+    """Pictures of a data set through the evaluation transform of a model, as others score them.
+
+    The EXIF rotation is not applied and transparency is dropped.
 
     One that does not decode raises BadSampleError when it is read, so that the encoder gives it a
     row of zeros, and is remembered.
@@ -106,7 +108,7 @@ class Pictures:
             BadSampleError: if it does not decode.
         """
         try:
-            self._transform.of_file(self._read(index), self._max_pixels, out)
+            self._transform.of_file(self._read(index), self._max_pixels, out, as_stored=True)
         except BadSampleError as error:
             with self._lock:
                 self.bad[index] = str(error)

@@ -54,9 +54,12 @@ def rank_of_best(
         chunk: queries of one block of the similarity matrix.
     """
     ranks = np.empty(len(queries), np.int64)
+    # Equal items are multiplied once: a product of matrices may round its last columns otherwise.
+    distinct, number = np.unique(items, axis=0, return_inverse=True)
+    number = number.reshape(-1)
     for first in range(0, len(queries), chunk):
         last = min(first + chunk, len(queries))
-        similarity = queries[first:last] @ items.T
+        similarity = (queries[first:last] @ distinct.T)[:, number]
         match = is_match(first, last)
         best = np.where(match, similarity, -np.inf).max(axis=1, keepdims=True)
         ranks[first:last] = (~(similarity < best) & ~match).sum(axis=1)

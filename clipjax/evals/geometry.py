@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Float, Int
 
+from clipjax.evals.outcomes.outcome import unusable
+
 _EXACT_ROWS = 4096
 _CHUNK_ROWS = 1024
 
@@ -21,8 +23,8 @@ def geometry(
     `image_uniformity`, `text_uniformity` with the number of rows they rest on in
     `image_uniformity_rows` and `text_uniformity_rows` (less than `images` and `texts` where they
     are of a sample), `image_effective_rank`, `text_effective_rank`, `modality_gap` and, where pairs
-    are given, `alignment`. A quantity that has no value is left out. So are rows of zeros, and the
-    pairs with one: images that do not decode.
+    are given, `alignment`. A quantity that has no value is left out. So are rows of zeros (images
+    that do not decode) or with NaN, and the pairs with one.
 
     Args:
         image_embeds: unit rows.
@@ -42,9 +44,9 @@ def geometry(
     if len(kept["image"]) and len(kept["text"]):
         figures["modality_gap"] = modality_gap(kept["image"], kept["text"])
     if pairs is not None:
-        whole = _whole(image_embeds)[pairs[:, 0]] & _whole(text_embeds)[pairs[:, 1]]
-        if whole.any():
-            figures["alignment"] = alignment(image_embeds, text_embeds, pairs[whole])
+        bad = unusable(image_embeds)[pairs[:, 0]] | unusable(text_embeds)[pairs[:, 1]]
+        if not bad.all():
+            figures["alignment"] = alignment(image_embeds, text_embeds, pairs[~bad])
     return figures
 
 
@@ -155,10 +157,6 @@ def effective_rank(rows: Rows) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def _whole(rows: np.ndarray) -> np.ndarray:
-    return np.asarray(rows.any(axis=1))
-
-
 def _kept(rows: np.ndarray) -> np.ndarray:
-    whole = _whole(rows)
-    return rows if whole.all() else rows[whole]
+    bad = unusable(rows)
+    return rows[~bad] if bad.any() else rows

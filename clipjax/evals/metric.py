@@ -26,12 +26,17 @@ class Metric:
             where a draw has nothing to score.
         chance: what guessing gives.
         samples: queries or images behind the score, for people.
+        sums: where the score is sum(sums) / sum(sizes), those of every cluster: two models can then
+            be told apart by an exact test.
+        sizes: as `sums`; they do not depend on the model.
     """
 
     cells: Int[np.ndarray, " clusters"]
     of_counts: OfCounts
     chance: float
     samples: int
+    sums: Float[np.ndarray, " clusters"] | None = None
+    sizes: Float[np.ndarray, " clusters"] | None = None
 
     @property
     def counts(self) -> Float[np.ndarray, " cells"]:
@@ -75,5 +80,10 @@ def mean_metric(
             return (counts @ distinct[:, 0]) / (counts @ distinct[:, 1])
 
     return Metric(
-        cells=cells.reshape(-1), of_counts=of_counts, chance=chance, samples=int(sizes.sum())
+        cells=cells.reshape(-1),
+        of_counts=of_counts,
+        chance=chance,
+        samples=int(sizes.sum()),
+        sums=sums,
+        sizes=sizes,
     )

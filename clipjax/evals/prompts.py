@@ -37,6 +37,10 @@ class Prompts:
             return list(self.templates[name])
         return [template.format(c=name) for template in self.templates]
 
+    def distinct(self) -> list[str]:
+        """Returns all prompts, those that several classes share once."""
+        return list(dict.fromkeys(t for name in self.class_names for t in self.of_class(name)))
+
     def sha256(self) -> str:
         """Returns a hash of the names and templates, in order."""
         templates: Any = self.templates

@@ -41,6 +41,11 @@ class Encoders(Protocol):
         """
         ...
 
-    def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Returns unit rows, float32 [texts, embed]."""
+    def texts(self, texts: Sequence[str], rows: Rows | None = None) -> np.ndarray:
+        """Returns unit rows, float32 [texts, embed].
+
+        Args:
+            texts: captions or prompts.
+            rows: see `images`.
+        """
         ...

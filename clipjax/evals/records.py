@@ -47,8 +47,10 @@ def write_task(
     outcome: Outcome,
     keys: Sequence[str],
     pictures: Mapping[int, str],
-) -> None:
-    """Writes the files of a task; its record last, so that one that is there is whole.
+) -> dict[str, Any]:
+    """Writes the files of a task and returns its record as it is kept.
+
+    The record is written last, so that one that is there is whole.
 
     Args:
         folder: of the evaluation.
@@ -63,7 +65,9 @@ def write_task(
     with replaced(tasks / f"{stem}.npz") as file:
         np.savez_compressed(file, keys=np.array(list(keys), dtype=np.str_), **outcome.arrays)  # type: ignore[arg-type]
     _write_json(tasks / f"{stem}{PICTURES}", {str(item): uri for item, uri in pictures.items()})
-    _write_json(tasks / f"{stem}.json", {**record, "format": FORMAT})
+    kept = {**record, "format": FORMAT}
+    _write_json(tasks / f"{stem}.json", kept)
+    return kept
 
 
 def read_record(folder: Path, task: str) -> dict[str, Any] | None:
@@ -83,14 +87,20 @@ def read_outcome(folder: Path, record: Mapping[str, Any]) -> tuple[Outcome, list
     """
     path = folder / TASKS / f"{file_name(record['task'])}.npz"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
+        with open(path, "rb") as file:  # NumPy would leave a damaged one open
+            arrays = _arrays(np.load(file, allow_pickle=False))
+        keys = [str(key) for key in arrays.pop("keys")]
+    except Exception as error:  # zip, zlib and NumPy's parser of headers all have their own
         raise UserError(
             f"{path}: cannot be read ({error}). Evaluate the task again: take its .json away."
         ) from error
-    keys = [str(key) for key in arrays.pop("keys")]
     return Outcome(kind=record["kind"], arrays=arrays, options=record["options"]), keys
+
+
+def _arrays(file: Any) -> dict[str, np.ndarray]:
+    if isinstance(file, np.ndarray):
+        raise ValueError("it holds a single array without a name")
+    return {name: file[name] for name in file.files}
 
 
 def scores_of(record: Mapping[str, Any]) -> dict[str, Estimate]:
@@ -161,7 +171,8 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    # In ASCII: a name of a file may hold what no UTF-8 text can.
+    text = json.dumps(content, indent=1, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path) as file:
         file.write((text + os.linesep).encode())

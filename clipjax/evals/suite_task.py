@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from clipjax.config import UserError
 from clipjax.config.benchmarks import Benchmark
@@ -59,7 +58,7 @@ class SuiteTask:
         *,
         reduced: Encoders | None = None,
         rows: Rows | None = None,
-        classes: Float[np.ndarray, "classes embed"] | None = None,
+        prompt_rows: Rows | None = None,
     ) -> "Evaluated":
         """Returns scores, with what they rest on.
 
@@ -67,7 +66,7 @@ class SuiteTask:
             encode: of the model.
             reduced: in 16 bits, for what the protocol has in them; `encode` by default.
             rows: where the embeddings of the items are kept while they are made.
-            classes: class embeddings that were kept.
+            prompt_rows: the same for those of the distinct prompts.
 
         Raises:
             UserError: if nothing of the data set can be scored.
@@ -78,8 +77,11 @@ class SuiteTask:
         low = encode if reduced is None or self.protocol != "datacomp-v1" else reduced
         both_low = data.kind in ("retrieval", "association", "selection")
         items = (low if both_low else encode).images(data.items, rows)
-        if classes is None and data.kind != "attributes":
-            classes = class_embeds(low, data.prompts) if data.prompts else low.texts(data.texts)
+        classes = None
+        if data.prompts is None:
+            classes = low.texts(data.texts)
+        elif data.kind != "attributes":
+            classes = class_embeds(low, data.prompts, prompt_rows)
         embedded = time.perf_counter()
         bad = np.flatnonzero(~items.any(axis=1))
         if len(bad) == len(items):
@@ -162,7 +164,8 @@ class SuiteTask:
             "samples": len(data.keys),
             "bad_samples": len(bad),
             "bad_examples": [
-                f"{data.keys[index]}: {self._reason(index)}" for index in bad[:_MOST_EXAMPLES]
+                f"{data.keys[index]}: {self._reason(index)}"
+                for index in bad[:_MOST_EXAMPLES].tolist()
             ],
             "notes": [*data.notes, *self._size_note()],
             "metrics": {name: dataclasses.asdict(one) for name, one in scores.items()},
@@ -191,7 +194,7 @@ class SuiteTask:
 
     def _reason(self, index: int) -> str:
         items = self.dataset.items
-        found = items.bad.get(int(index)) if isinstance(items, Pictures) else None
+        found = items.bad.get(index) if isinstance(items, Pictures) else None
         return found or "does not decode (read by another process)"
 
 

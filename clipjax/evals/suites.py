@@ -18,7 +18,7 @@ retrieval and association in 16 bits, pictures of classification in 32, as DataC
 _FOLDERS = (
     Path("configs/evals"),
     Path(__file__).parents[2] / "configs" / "evals",
-    Path(__file__).parent / "suites",
+    Path(__file__).parent / "lists",
 )
 _KINDS = {  # by the part of a name before the language or subset
     "flickr30k_200": ("Flickr30k-200", "mean_recall@1"),
@@ -157,8 +157,8 @@ def aggregates(
             half = float(np.sqrt(np.sum([((p.high - p.low) / 2) ** 2 for p in parts])) / len(parts))
             out[title] = Estimate(
                 value=value,
-                low=value - half,
-                high=value + half,
+                low=max(value - half, 0.0),
+                high=min(value + half, 1.0),
                 chance=float(np.mean([part.chance for part in parts])),
                 samples=sum(part.samples for part in parts),
             )

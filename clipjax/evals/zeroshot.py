@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from clipjax.data.images import Images
 from clipjax.evals.estimate import Estimate, MatchRows, estimate, rank_of_best
 from clipjax.evals.prompts import Prompts
-from clipjax.evals.protocol import Encoders
+from clipjax.evals.protocol import Encoders, Rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,21 +50,26 @@ class ZeroShotClassification:
 
     def class_embeds(self, encode: Encoders) -> Float[np.ndarray, "classes embed"]:
         """Returns one unit vector a class: the mean over its prompts."""
-        prompts = Prompts(class_names=self.class_names, templates=self.templates, source="")
+        templates = [
+            template.replace("{", "{{").replace("}", "}}").replace("{{c}}", "{c}")
+            for template in self.templates
+        ]
+        prompts = Prompts(class_names=self.class_names, templates=templates, source="")
         return class_embeds(encode, prompts)
 
 
-def class_embeds(encode: Encoders, prompts: Prompts) -> Float[np.ndarray, "classes embed"]:
+def class_embeds(
+    encode: Encoders, prompts: Prompts, rows: Rows | None = None
+) -> Float[np.ndarray, "classes embed"]:
     """Returns one unit vector a class: the mean of the unit vectors of its prompts, normalised.
-
-    Prompts that several classes share are embedded once.
 
     Args:
         encode: of the model.
         prompts: names and templates.
+        rows: where the embeddings of `prompts.distinct()` are kept while they are made.
     """
     of_class = [prompts.of_class(name) for name in prompts.class_names]
-    number = {text: i for i, text in enumerate(dict.fromkeys(t for of in of_class for t in of))}
-    embeds = encode.texts(list(number))
+    number = {text: i for i, text in enumerate(prompts.distinct())}
+    embeds = encode.texts(list(number)) if rows is None else encode.texts(list(number), rows)
     means = np.stack([embeds[[number[text] for text in of]].mean(axis=0) for of in of_class])
     return means / np.linalg.norm(means, axis=1, keepdims=True)

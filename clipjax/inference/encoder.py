@@ -81,6 +81,11 @@ class Encoder:
         self._encode_image: Any = compile_for_mesh(image)
         self._encode_text: Any = compile_for_mesh(text)
 
+    @property
+    def mesh(self) -> Mesh:
+        """The devices that it runs on."""
+        return self._mesh
+
     def in_dtype(self, dtype: ComputeDtype) -> "Encoder":
         """Returns an encoder of the same model that computes in another type."""
         return Encoder(

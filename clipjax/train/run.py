@@ -22,6 +22,7 @@ from clipjax.core.lifeline import Lifeline
 from clipjax.core.mesh import make_mesh
 from clipjax.core.metrics import make_sinks, strict_json
 from clipjax.data.opening import Sources, forecast, read_ahead_warnings
+from clipjax.evals.open_suite import suite_tasks
 from clipjax.evals.report import Results, table, to_json
 from clipjax.evals.tasks import Task, flat_metrics, make_tasks
 from clipjax.inference.encoder import Encoder
@@ -64,7 +65,10 @@ def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any
     for part in config.parts:
         batch_spec(part.config, mesh)
     source = open_source(config)
-    tasks = make_tasks(config.evals, config.data, config.model, say=_say)
+    tasks: dict[str, Task] = {
+        **make_tasks(config.evals, config.data, config.model, say=_say),
+        **suite_tasks(config.evals, config.model, config.data.remote),
+    }
     with _locked(workdir):
         record = run_record(config, source)
         _same_everywhere(config, record)

@@ -5,7 +5,7 @@ similar ones the last are taken: so the original leaves them, whose sort of half
 is stable up to 16 candidates and which takes the end. Deviation: similarities are not rounded to
 half precision, so that fewer are equal.
 
-Source: Bitton et al. 2022, "WinoGAViL", sections 3 and 5, https://arxiv.org/abs/2207.12576.
+Source: Bitton et al. 2022, "WinoGAViL", https://arxiv.org/abs/2207.12576.
 """
 
 import math

@@ -7,7 +7,7 @@ files of the data set hold in one list: "objective:text". What a face is stands 
 others.
 
 Source: the questions are those of Radford et al. 2021, section 7.1 and tables 3 to 6,
-https://arxiv.org/abs/2103.00020; their form here that of Gadre et al. 2023, "DataComp", appendix N,
+https://arxiv.org/abs/2103.00020; their form here that of Gadre et al. 2023, "DataComp",
 https://arxiv.org/abs/2304.14108; the data that of Karkkainen and Joo 2021, "FairFace",
 https://arxiv.org/abs/1908.04913.
 """

@@ -107,9 +107,9 @@ def metrics(outcome: Outcome) -> dict[str, Metric]:
     acc_worst_FIELD and those of the option `worst`: of the groups that occur the lowest. Chance is
         k / classes, for naming a single class has no worst group that it could be said of.
 
-    Source: Koh et al. 2021, "WILDS: A Benchmark of in-the-Wild Distribution Shifts", section 4,
+    Source: Koh et al. 2021, "WILDS: A Benchmark of in-the-Wild Distribution Shifts",
     https://arxiv.org/abs/2012.07421; which group of which data set counts: Gadre et al. 2023,
-    "DataComp", appendix N, https://arxiv.org/abs/2304.14108.
+    "DataComp", appendix on evaluation, https://arxiv.org/abs/2304.14108.
     """
     arrays, classes = outcome.arrays, outcome.options["num_classes"]
     labels, predicted = arrays["label"], arrays["predicted"]

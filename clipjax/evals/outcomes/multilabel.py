@@ -5,9 +5,9 @@ the images that show the class, of the share of right ones up to and including t
 over all classes is reported, also over those of which there is no image: theirs is zero, as in
 CLIP_benchmark.
 
-Images of equal score stand in the order of their numbers. That is a stable sort, which
-CLIP_benchmark's `torch.sort` is on a CPU up to 16 images and by accident beyond; ours lies within
-what any order of equals could give, and is equal wherever equals are all right or all wrong.
+Images of equal score stand in the order of their numbers. That is a stable sort; CLIP_benchmark's
+`torch.sort` does not promise one, and on a CPU was seen to be one up to 16 images only. Ours lies
+within what any order of equals could give, and is equal where equals are all right or all wrong.
 scikit-learn asks for precision only where the score changes: to each of several equals it gives the
 share of right ones up to the last of them. Without ties all three agree.
 """

@@ -9,7 +9,7 @@ first of its list, as in SugarCrepe, a model that maps everything to one point i
 everywhere: the option `ties` counts the samples where order decided, and a score with many of them
 means nothing.
 
-Source: Thrush et al. 2022, "Winoground", section 4, https://arxiv.org/abs/2204.03162; Hsieh et al.
+Source: Thrush et al. 2022, "Winoground", https://arxiv.org/abs/2204.03162; Hsieh et al.
 2023, "SugarCrepe", https://arxiv.org/abs/2306.14610.
 """
 

@@ -277,3 +277,26 @@ def test_reading_imports_neither_tensorflow_nor_jax(data_dir):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_evaluation_reads_a_builder(data_dir, tmp_path):
+    """Class names are those of the builder, templates those of the user."""
+    from clipjax.data.resize import EvaluationTransform
+    from clipjax.evals.open_suite import open_benchmark
+    from clipjax.evals.places import MissingDataError
+    from clipjax.evals.prompts import PromptFiles
+    from clipjax.evals.suites import benchmark_of
+
+    (tmp_path / "templates.txt").write_text("a photo of {c}\n")
+    files = PromptFiles(templates=str(tmp_path / "templates.txt"))
+    root = f"tfds:{data_dir}/plain/1.0.0:test"
+    benchmark = benchmark_of("folder:plain")
+    found = open_benchmark(benchmark, root, EvaluationTransform(), prompt_files=files)
+    assert found.prompts.class_names == ["tree frog", "ice cream"]
+    out = np.zeros((4, 4, 3), np.uint8)
+    for index, label in enumerate(found.truth["label"]):
+        found.items.fill(index, out)
+        assert out.max() % 2 == label
+    with pytest.raises(MissingDataError, match="--templates"):
+        open_benchmark(benchmark, root, EvaluationTransform())
+    assert "tensorflow" not in sys.modules

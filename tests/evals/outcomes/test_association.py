@@ -46,6 +46,18 @@ def test_scores_are_those_of_scikit_learn_with_the_last_of_equals(cues):
     assert metrics_of(outcome)["avg_jaccard_score"].value == pytest.approx(np.mean(expected))
 
 
+@pytest.mark.parametrize("size", [5, 6, 10, 12])
+def test_equals_are_those_of_a_sort_of_half_precision(size):
+    """As the original takes them: the end of NumPy's default sort."""
+    rng = np.random.default_rng(size)
+    for _ in range(50):
+        scores = (rng.integers(1, 5, size) / 4).astype(np.float16)
+        right = rng.permutation(size) < rng.integers(1, size)
+        outcome = judge_lists([list(zip(scores.tolist(), right.tolist(), strict=True))])
+        taken = np.argsort(scores)[-right.sum() :]
+        assert np.flatnonzero(outcome.arrays["predicted"][0]).tolist() == sorted(taken.tolist())
+
+
 def test_candidates_may_come_in_any_order(unit_rows):
     rng = np.random.default_rng(0)
     images, cues = unit_rows(0, 40), unit_rows(1, 5)

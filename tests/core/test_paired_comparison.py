@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from clipjax.core.paired_tests import (
+from clipjax.core.paired_comparison import (
     benjamini_hochberg,
     difference_of_draws,
     holm,
@@ -168,9 +168,10 @@ def test_hits_and_misses_are_mcnemar(won, lost, equal, size):
     assert found.p_value == pytest.approx(expected, rel=1e-9)
 
 
-def test_many_differences_are_drawn():
+@pytest.mark.parametrize("decimals", [0, 3], ids=["few sizes", "many sizes"])
+def test_many_differences_are_drawn(decimals):
     rng = np.random.default_rng(0)
-    differences = np.round(rng.normal(0.15, 1, 60), 1)
+    differences = np.round(rng.normal(0.15, 1, 60), decimals)
     found = paired_permutation(differences, resamples=20_000)
     expected = stats.permutation_test(
         (differences,), np.sum, permutation_type="samples", n_resamples=20_000, rng=1
@@ -179,6 +180,7 @@ def test_many_differences_are_drawn():
     # Both are shares of 20,000 draws.
     assert found.p_value == pytest.approx(expected, abs=5 * np.sqrt(2 * 0.25 / 20_000))
     assert found == paired_permutation(rng.permutation(differences), resamples=20_000)
+    assert found == paired_permutation(-differences, resamples=20_000)
     far = paired_permutation(np.linspace(1, 2, 100), resamples=99)
     assert far.p_value == 1 / 100
 

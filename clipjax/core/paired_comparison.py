@@ -1,6 +1,7 @@
 """Whether one model is better than another on the same samples."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float
@@ -16,6 +17,8 @@ from clipjax.core.statistics import (
 
 _ENUMERATED = 14  # differences of which all 2^n patterns of signs are looked at
 _CHUNK_ENTRIES = 2**21
+# One binomial for all differences of one size, where there are so many of them on average.
+_SHARED_SIGNS = 8
 # Sums of the same numbers in another order differ by rounding; scores are of order 1.
 _ROUNDING = 1e-12
 
@@ -156,14 +159,27 @@ def paired_permutation(
         patterns = np.arange(2**nonzero.size)[:, None] >> np.arange(nonzero.size) & 1
         sums = (2 * patterns - 1) @ sizes
         return SignFlips(p_value=float((abs(sums) >= needed).mean()), method="all signs")
-    sizes, repeats = np.unique(sizes, return_counts=True)
-    rng = np.random.default_rng(seed)
-    extreme, rows = 0, max(1, _CHUNK_ENTRIES // len(sizes))
-    for first in range(0, resamples, rows):
-        draws = min(rows, resamples - first)
-        positive = rng.binomial(repeats, 0.5, size=(draws, len(sizes)))
-        extreme += int((abs((2 * positive - repeats) @ sizes) >= needed).sum())
+    extreme = sum(
+        int((abs(sums) >= needed).sum()) for sums in _sums_of_signs(sizes, resamples, seed)
+    )
     return SignFlips(p_value=(1 + extreme) / (1 + resamples), method="random signs")
+
+
+def _sums_of_signs(sizes: np.ndarray, resamples: int, seed: Seed) -> Iterator[np.ndarray]:
+    """Yields blocks of sums in which each of `sizes` has a random sign."""
+    rng = np.random.default_rng(seed)
+    distinct, repeats = np.unique(sizes, return_counts=True)
+    together = _SHARED_SIGNS * len(distinct) <= len(sizes)
+    terms = distinct if together else np.sort(sizes)
+    rows = max(1, _CHUNK_ENTRIES // len(terms))
+    for first in range(0, resamples, rows):
+        shape = (min(rows, resamples - first), len(terms))
+        if together:
+            signs = 2 * rng.binomial(repeats, 0.5, size=shape) - repeats
+        else:
+            bits = np.frombuffer(rng.bytes(-(-shape[0] * shape[1] // 8)), np.uint8)
+            signs = 2.0 * np.unpackbits(bits, count=shape[0] * shape[1]).reshape(shape) - 1
+        yield signs @ terms
 
 
 def holm(p_values: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
