@@ -118,12 +118,13 @@ def configure(parser: Parser) -> None:
     evaluate.add_argument(
         "--set",
         choices=["longest512", "shortest512", "square256"],
-        default="shortest512",
+        default="longest512",
         help="of the photographs, see clipjax data photos (default: %(default)s)",
     )
     _add_count(evaluate, "--samples", 512, "photographs")
     _add_count(evaluate, "--rounds", 5, "timed turns of each")
     _add_count(evaluate, "--threads", 1, "CPUs that each may use")
+    _add_count(evaluate, "--classes", 50, "with open_clip, classes of 80 prompts, at most 50")
 
     loss = benchmarks.add_parser(
         "loss",
@@ -188,6 +189,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             samples=args.samples,
             rounds=args.rounds,
             threads=args.threads,
+            classes=args.classes,
         )
     if args.benchmark == "tokenizer":
         from clipjax.cli.bench_tokenizer import tokenizer_figures

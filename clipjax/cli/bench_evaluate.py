@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.cli.bench_data_turns import take_turns, warm_up
+from clipjax.cli.bench_data_turns import Loader, take_turns, warm_up
+from clipjax.cli.bench_evaluate_data import CLASS_NAMES, write_benchmark
 from clipjax.cli.bench_step import median_interval
 from clipjax.cli.bench_table import table
 from clipjax.cli.bench_turns import Worker
-from clipjax.config import UserError
+from clipjax.config import UsageError, UserError
 
 OURS = "clipjax"
 # name: (packages that it needs, script, what is measured: (order, unit, for people))
@@ -44,7 +45,14 @@ _MODEL_BATCHES = 2
 
 
 def evaluate_figures(
-    *, rival: str, preset: str, kind: str, samples: int, rounds: int, threads: int
+    *,
+    rival: str,
+    preset: str,
+    kind: str,
+    samples: int,
+    rounds: int,
+    threads: int,
+    classes: int = 50,
 ) -> dict[str, Any]:
     """Measures both, compares what they compute, prints and returns the figures.
 
@@ -55,10 +63,14 @@ def evaluate_figures(
         samples: photographs.
         rounds: timed turns of each.
         threads: CPUs that each may use.
+        classes: of 80 prompts each.
 
     Raises:
+        UsageError: for more classes than there are names.
         UserError: if a package or the photographs are missing, or a process ends early.
     """
+    if classes > len(CLASS_NAMES):
+        raise UsageError(f"--classes={classes}: there are names for {len(CLASS_NAMES)}.")
     packages, script, measured = RIVALS[rival]
     for package in packages:
         if importlib.util.find_spec(package) is None:
@@ -74,13 +86,12 @@ def evaluate_figures(
     rows: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         if rival == "clip_benchmark":
-            from clipjax.cli.bench_evaluate_data import write_benchmark
-
             write_benchmark(Path(folder), kind=kind, samples=samples)
         options = {
             "folder": folder,
             "preset": preset,
             "rival": rival,
+            "classes": classes,
             "batch_size": _BATCH_SIZE,
             "model_images": min(_MODEL_BATCHES * _BATCH_SIZE, samples),
             "vocabulary": _vocabulary(),
@@ -103,6 +114,7 @@ def evaluate_figures(
         "preset": preset,
         "photographs": kind,
         "samples": samples,
+        "classes": classes,
         "rounds": rounds,
         "threads": threads,
         "versions": versions,
@@ -112,7 +124,7 @@ def evaluate_figures(
     return figures
 
 
-def _compared(ours: Worker, theirs: Worker, rival: str) -> dict[str, Any]:
+def _compared(ours: Loader, theirs: Loader, rival: str) -> dict[str, Any]:
     """Returns how many pictures have other bytes, and how far embeddings are apart."""
     found: dict[str, Any] = {}
     if rival == "clip_benchmark":

@@ -5,6 +5,7 @@ import pytest
 from clipjax.config import (
     AugmentConfig,
     CheckpointConfig,
+    ComputeConfig,
     ConvNetConfig,
     DataConfig,
     DualEncoderConfig,
@@ -121,3 +122,12 @@ def test_buckets_of_texts_need_a_tower_that_does_not_see_padding():
     for text in ({"causal": False}, {"pool": "last"}, {"pool": "mean"}):
         with pytest.raises(ValueError, match=r"data\.text_buckets needs model\.text\.causal"):
             train((16, 77), **text)
+
+
+def test_float16_is_for_encoding_only():
+    def train(dtype):
+        return TrainConfig(model=DualEncoderConfig(compute=ComputeConfig(dtype=dtype)))
+
+    assert train("bfloat16").model.compute.dtype == "bfloat16"
+    with pytest.raises(ValueError, match=r"model\.compute\.dtype='float16' is for encoding"):
+        train("float16")

@@ -62,7 +62,7 @@ def prepare(options: dict[str, Any]) -> Orders:
     def embeds() -> dict[str, Any]:
         batch, _ = next(iter(loader()))
         with torch.no_grad():
-            return {"images": model.encode_image(batch, normalize=True).tolist(), "classes": []}
+            return {"images": model.encode_image(batch, normalize=True).tolist()}
 
     return {
         "images": images,

@@ -19,12 +19,14 @@ def prepare(options: dict[str, Any]) -> Orders:
     tokenizer = open_clip.get_tokenizer(options["preset"])
     templates = [template.replace("{c}", "{}") for template in TEMPLATES]
 
+    names = CLASS_NAMES[: options["classes"]]
+
     def classes() -> Any:
-        return open_clip.build_zero_shot_classifier(model, tokenizer, CLASS_NAMES, templates)
+        return open_clip.build_zero_shot_classifier(model, tokenizer, names, templates)
 
     return {
         "classes": lambda: {"images": classes().shape[1]},
-        "embeds": lambda: {"images": [], "classes": classes().T.tolist()},
+        "embeds": lambda: {"classes": classes().T.tolist()},
         "report": lambda: {"version": versions},
     }
 
