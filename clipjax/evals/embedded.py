@@ -79,8 +79,8 @@ def open_embedded(
             texts=[line for of_image in lines for line in of_image],
             truth=truth_of(image_of_text=np.repeat(labels, [len(of) for of in lines])),
         )
-    own = files.templates(benchmark.name)
     chosen = files.class_names(benchmark.name)
+    own = files.templates(benchmark.name, names if chosen is None else chosen)
     return Dataset(
         name=benchmark.name,
         kind="classification",

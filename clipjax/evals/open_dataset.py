@@ -137,14 +137,14 @@ def _prompts(
 ) -> Prompts:
     """Returns the names and templates of the user, or else those that come with the data."""
     names, names_from = files.class_names(benchmark.name), files.paths[0]
-    templates, templates_from = files.templates(benchmark.name), files.paths[1]
     if names is None and place.layout != "tfds":
         names, names_from = _beside(place, folder, CLASS_NAMES), CLASS_NAMES
-    if templates is None and place.layout != "tfds":
-        templates, templates_from = _beside(place, folder, TEMPLATES), TEMPLATES
     if names is None and isinstance(source, ImageFolder | TfdsSource):
         names = [name.replace("_", " ") for name in source.class_names]
         names_from = "the names of the folders or of the builder"
+    templates, templates_from = files.templates(benchmark.name, names or ()), files.paths[1]
+    if templates is None and place.layout != "tfds":
+        templates, templates_from = _beside(place, folder, TEMPLATES), TEMPLATES
     if names is None or templates is None:
         name, flag = (CLASS_NAMES, "--classnames") if names is None else (TEMPLATES, "--templates")
         raise MissingDataError(

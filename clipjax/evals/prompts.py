@@ -68,6 +68,7 @@ def make_prompts(
     """
     if not class_names:
         raise UserError(f"{where}: no class names in {source}; expected one a line.")
+    _check_texts(where, "class names", class_names, source)
     if "" in class_names:
         raise UserError(
             f"{where}: line {list(class_names).index('') + 1} of the class names ({source}) is "
@@ -77,13 +78,16 @@ def make_prompts(
         missing = [name for name in class_names if not templates.get(name)]
         if missing:
             raise UserError(f"{where}: no prompts for class {missing[0]!r} in {source}.")
+        for name in class_names:
+            _check_texts(where, f"prompts of class {name!r}", templates[name], source)
         return Prompts(class_names=class_names, templates=templates, source=source)
     if not templates:
         raise UserError(f"{where}: no templates in {source}; expected one a line with {_SLOT}.")
+    _check_texts(where, "templates", templates, source)
     for number, template in enumerate(templates):
         try:
             filled = template.format(c="\0")
-        except (KeyError, IndexError, ValueError) as error:
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise UserError(
                 f"{where}: template {number + 1} of {source}, {template!r}, has braces that are "
                 f"not {_SLOT} ({error}); write {{{{ and }}}} for braces."
@@ -96,11 +100,20 @@ def make_prompts(
     return Prompts(class_names=class_names, templates=templates, source=source)
 
 
+def _check_texts(where: str, what: str, texts: Any, source: str) -> None:
+    if not isinstance(texts, Sequence) or isinstance(texts, str):
+        raise UserError(f"{where}: {what} in {source} are {texts!r:.60}; expected a list of texts.")
+    odd = [text for text in texts if not isinstance(text, str)]
+    if odd:
+        raise UserError(f"{where}: {what} in {source} hold {odd[0]!r:.60}; expected texts.")
+
+
 class PromptFiles:
     """Class names and templates that the user names instead of those of the data sets.
 
     A text file holds one entry a line, for every task that is run. A JSON file maps names of tasks,
-    or its last part, to a list; templates also to lists by class name, as files of CuPL do.
+    or its last part, to a list; templates also to lists by class name. One that maps the names of
+    classes themselves to their prompts, as files of CuPL do, is for every task that has them.
 
     Args:
         class_names: path; "" for those of the data.
@@ -116,12 +129,22 @@ class PromptFiles:
         self.paths = (class_names, templates)
 
     def class_names(self, task: str) -> list[str] | None:
-        """Returns the class names of a task; None for those of the data."""
-        return _of_task(self._names, task)
+        """Returns the class names of a task; None for those of the data.
 
-    def templates(self, task: str) -> Any:
-        """Returns the templates of a task; None for those of the data."""
-        return _of_task(self._templates, task)
+        Raises:
+            UserError: if they are no list of texts.
+        """
+        found = _of_task(self._names, task)
+        if found is not None:
+            _check_texts(task, "class names", found, self.paths[0])
+        return found
+
+    def templates(self, task: str, class_names: Sequence[str]) -> Any:
+        """Returns the templates of a task with these classes; None for those of the data."""
+        found = _of_task(self._templates, task)
+        if found is None and isinstance(self._templates, Mapping):
+            return self._templates if any(n in self._templates for n in class_names) else None
+        return found
 
 
 def _of_task(found: Any, task: str) -> Any:
@@ -132,12 +155,12 @@ def _of_task(found: Any, task: str) -> Any:
 
 def _read(flag: str, path: str) -> Any:
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        found = json.loads(text) if path.endswith(".json") else text.strip("\n").splitlines()
+        text = Path(path).read_text(encoding="utf-8-sig")
+        found = json.loads(text) if path.endswith(".json") else text.rstrip("\n").splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"{flag}={path}: cannot be read ({error}).") from error
     if isinstance(found, list):
-        return [str(line).strip() for line in found]
+        return [line.strip() if isinstance(line, str) else line for line in found]
     if not isinstance(found, Mapping):
         raise UserError(f"{flag}={path}: expected lists by the name of a task.")
     return found

@@ -25,6 +25,11 @@ def test_a_template_may_repeat_the_name_and_hold_braces():
         (["a"], ["{{c}}"], "has no {c}"),
         (["a", "b"], {"a": ["x"]}, "no prompts for class 'b' in f"),
         (["a"], {"a": []}, "no prompts for class 'a' in f"),
+        (["a"], {"a": "a photo"}, "prompts of class 'a' in f are 'a photo'; expected a list"),
+        (["a"], "a {c}", "templates in f are 'a {c}'; expected a list of texts"),
+        (["a"], ["{c}", 1], "templates in f hold 1; expected texts"),
+        (["a", None], ["{c}"], "class names in f hold None; expected texts"),
+        (["a"], ["{c.name}"], "has braces that are not {c}"),
     ],
 )
 def test_mistakes_are_named(names, templates, said):
@@ -50,10 +55,35 @@ def test_files_of_the_user(tmp_path):
     templates.write_text(json.dumps({"vtab/dtd": {"one": ["1."], "two": ["2."]}, "pets": ["{c}"]}))
     files = PromptFiles(str(names), str(templates))
     assert files.class_names("any") == ["one", "two"]
-    assert files.templates("vtab/dtd") == {"one": ["1."], "two": ["2."]}
-    assert files.templates("vtab/pets") == ["{c}"]  # by the last part of the name
-    assert files.templates("vtab/svhn") is None
+    assert files.templates("vtab/dtd", ["one"]) == {"one": ["1."], "two": ["2."]}
+    assert files.templates("vtab/pets", ["one"]) == ["{c}"]  # by the last part of the name
+    assert files.templates("vtab/svhn", ["one"]) is None
     assert PromptFiles().class_names("any") is None
+
+
+def test_prompts_by_class_without_a_task(tmp_path):
+    """As the files of CuPL are published."""
+    path = tmp_path / "cupl.json"
+    path.write_text(json.dumps({"one": ["1."], "two": ["2."]}))
+    files = PromptFiles(templates=str(path))
+    assert files.templates("imagenet1k", ["one", "two"]) == {"one": ["1."], "two": ["2."]}
+    assert files.templates("vtab/pets", ["cat"]) is None
+    with pytest.raises(UserError, match="no prompts for class 'three'"):
+        make_prompts("x", ["one", "three"], files.templates("x", ["one", "three"]), "f")
+
+
+def test_lines_keep_their_numbers(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n\n")
+    assert PromptFiles(class_names=str(path)).class_names("x") == ["one", "two"]
+    path.write_text("\none\ntwo\n")
+    names = PromptFiles(class_names=str(path)).class_names("x")
+    with pytest.raises(UserError, match="line 1 of the class names"):
+        make_prompts("x", names, ["{c}"], "f")
+    path = tmp_path / "names.json"
+    path.write_text('{"x": 5}')
+    with pytest.raises(UserError, match=r"class names in .* are 5; expected a list"):
+        PromptFiles(class_names=str(path)).class_names("x")
 
 
 @pytest.mark.parametrize("content", ["{", '"text"', "3"])
