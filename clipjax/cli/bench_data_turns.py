@@ -75,10 +75,10 @@ def take_turns(
     return rows
 
 
-def warm_up(loaders: Sequence[Loader], order: str = "take") -> None:
+def warm_up(loaders: Sequence[Loader]) -> None:
     """Lets each give a turn's batches, so that what happens once has happened."""
     for loader in loaders:
-        loader.ask(order)
+        loader.ask("take")
         _rest(loader)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.cli.bench_data_turns import Loader, take_turns, warm_up
+from clipjax.cli.bench_data_turns import Loader, take_turns
 from clipjax.cli.bench_evaluate_data import CLASS_NAMES, write_benchmark
 from clipjax.cli.bench_step import median_interval
 from clipjax.cli.bench_table import table
@@ -105,7 +105,6 @@ def evaluate_figures(
         compared = _compared(ours, theirs, rival)
         for order, unit, said in measured:
             print(f"{said}:", flush=True)
-            warm_up((ours, theirs), order)
             rows[order] = take_turns((ours, theirs), rounds, order, unit)
     figures = {
         **compared,
@@ -125,7 +124,10 @@ def evaluate_figures(
 
 
 def _compared(ours: Loader, theirs: Loader, rival: str) -> dict[str, Any]:
-    """Returns how many pictures have other bytes, and how far embeddings are apart."""
+    """Returns how many pictures have other bytes, and how far embeddings are apart.
+
+    After it all that is measured has run once.
+    """
     found: dict[str, Any] = {}
     if rival == "clip_benchmark":
         pixels = [worker.ask("pixels")["pixels"] for worker in (ours, theirs)]

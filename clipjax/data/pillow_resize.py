@@ -7,6 +7,7 @@ pixels are weighed with depends on both whole sizes, so that nothing more can be
 
 import threading
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
@@ -71,15 +72,15 @@ def resized_part(
     first, stop = _rows_seen(len(image), size[1], top, top + height, _RADIUS[method])
     rows = _picture(image[first:stop]).resize((size[0], stop - first), method)
     if size[1] == len(image):
-        out[...] = np.asarray(rows)[:, left : left + width]
+        _copy(rows, 0, left, out)
         return
     if stop - first == len(image):
         columns = rows if size[0] == width else rows.crop((left, 0, left + width, len(image)))
     else:
-        canvas = _canvas.of_shape(len(image), width, image.shape[2])
-        _put(rows, left, canvas[first:stop])
+        canvas = _canvas.of_shape(len(image), width, 4 if CAN_SHARE else 3)
+        _copy(rows, 0, left, canvas[first:stop])
         columns = _picture(canvas)
-    out[...] = np.asarray(columns.resize((width, size[1]), method))[top : top + height]
+    _copy(columns.resize((width, size[1]), method), top, 0, out)
 
 
 def _is_horizontal_first(shape: tuple[int, int], size: tuple[int, int]) -> bool:
@@ -114,16 +115,30 @@ def _picture(image: np.ndarray) -> Image.Image:
     return Image.fromarrow(pa.FixedSizeListArray.from_arrays(pixels, 4), "RGB", (width, height))
 
 
-def _put(rows: Image.Image, left: int, out: np.ndarray) -> None:
-    """Writes columns of a picture."""
-    if out.shape[2] == 4:
-        import pyarrow as pa
+def _copy(image: Image.Image, top: int, left: int, out: np.ndarray) -> None:
+    """Writes a part of a picture; of four channels the last is of no matter."""
+    height, width, channels = out.shape
+    pixels = _shared(image)
+    if pixels is None:
+        out[..., :3] = np.asarray(image)[top : top + height, left : left + width]
+        return
+    pixels = pixels[top : top + height, left : left + width]
+    if channels == 4:
+        out[...] = pixels
+    else:
+        cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB, dst=out)
 
-        try:
-            pixels = pa.array(rows).values.to_numpy().reshape(rows.height, rows.width, 4)
-        except ValueError:  # a large one, which Pillow keeps in pieces
-            pass
-        else:
-            out[...] = pixels[:, left : left + out.shape[1]]
-            return
-    out[..., :3] = np.asarray(rows)[:, left : left + out.shape[1]]
+
+def _shared(image: Image.Image) -> np.ndarray | None:
+    """Returns the pixels of a picture, of four bytes, where they lie; None if they cannot be had.
+
+    Large ones cannot, which Pillow keeps in pieces.
+    """
+    if not CAN_SHARE:
+        return None
+    import pyarrow as pa
+
+    try:
+        return pa.array(image).values.to_numpy().reshape(image.height, image.width, 4)
+    except ValueError:
+        return None

@@ -85,7 +85,6 @@ def faked(monkeypatch, photographs):
 
     monkeypatch.setattr(bench_evaluate, "Worker", FakeWorker)
     monkeypatch.setattr(bench_evaluate, "take_turns", take_turns)
-    monkeypatch.setattr(bench_evaluate, "warm_up", lambda *_: None)
     monkeypatch.setattr(
         importlib.util,
         "find_spec",
