@@ -204,6 +204,8 @@ class _Evaluation:
         self._say(f"{progress} {data.name}: {len(data.keys):,} items ...")
         for note in data.notes:
             self._say(f"note: {data.name}: {note}")
+        if self._primary and self._args.again:
+            self._remove_features(data)
         evaluated = self._embed(task, mark)
         record = {**evaluated.record, "identity": mark}
         if self._args.probes and data.kind == "classification":
@@ -276,7 +278,7 @@ class _Evaluation:
         from clipjax.inference.probe_objective import probe_objective
 
         self._lifeline.phase(f"probe {task.dataset.name}", _HOUR)
-        train = self._dataset(task.benchmark, "train")
+        train = self._train(task)
         self._say(f"{train.name}: {len(train.keys):,} images to learn from ...")
         with self._rows(train, f"{mark} train", ".train") as rows:
             features = self._encode.images(train.items, rows, progress=f"embedding {train.name}")
@@ -292,6 +294,17 @@ class _Evaluation:
         )
         return {name: dataclasses.asdict(score) for name, score in scores.items()}
 
+    def _train(self, task: Any) -> Any:
+        """Returns the images to learn from."""
+        data, train = task.dataset, self._dataset(task.benchmark, "train")
+        if list(train.prompts.class_names) != list(data.prompts.class_names):
+            raise UserError(
+                f"{data.name}: the split train has {len(train.prompts.class_names):,} classes, "
+                f"others than the {len(data.prompts.class_names):,} that are scored, so that a "
+                "label means two things. Expected the same folders in both."
+            )
+        return train
+
     def _keep(self, task: Any, record: dict[str, Any], evaluated: Any) -> dict[str, Any]:
         from clipjax.evals.records import write_task
         from clipjax.evals.thumbnails import examples_of, pictures_of
@@ -301,9 +314,12 @@ class _Evaluation:
         pictures = pictures_of(data, evaluated.outcome)
         kept = write_task(self._folder, record, evaluated.outcome, data.keys, pictures)
         if not self._args.keep_features:
-            for path in (self._features(data), self._features(data, ".train")):
-                _remove(path)
+            self._remove_features(data)
         return kept
+
+    def _remove_features(self, data: Any) -> None:
+        for suffix in ("", ".train"):
+            _remove(self._features(data, suffix))
 
     def _write(self, records: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, Any]:
         from clipjax.evals.records import write_results

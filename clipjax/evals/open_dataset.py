@@ -67,6 +67,12 @@ def open_dataset(
             f"{source.num_incomplete:,} samples lack an image or .{', .'.join(needs)} and are not "
             f"scored; the first is {source.example_incomplete}."
         )
+    if isinstance(source, TarShards) and source.damage:
+        path, what = next(iter(source.damage.items()))
+        notes.append(
+            f"damaged shards: {len(source.damage):,}; what they lost is not scored; the first is "
+            f"{path}: {what}."
+        )
     texts = source.texts if isinstance(source, TarShards) else source.__getitem__
     keys = [source.key(number).rpartition(": ")[2] for number in range(len(source))]
 
@@ -90,6 +96,7 @@ def open_dataset(
             ),
         )
     prompts = _prompts(benchmark, place, folder, source, prompt_files)
+    _check_folders(benchmark.name, source, prompts)
     groups = _groups(benchmark, texts, keys) if benchmark.columns else {}
     classes = len(prompts.class_names)
     if kind == "multilabel":
@@ -153,6 +160,16 @@ def _prompts(
         )
     source_files = " and ".join(dict.fromkeys((names_from, templates_from)))
     return make_prompts(benchmark.name, names, templates, source_files)
+
+
+def _check_folders(task: str, source: Source, prompts: Prompts) -> None:
+    folders = source.class_names if isinstance(source, ImageFolder) else ()
+    if folders and len(folders) != len(prompts.class_names):
+        raise UserError(
+            f"{task}: {len(folders):,} folders and {len(prompts.class_names):,} class names "
+            f"({prompts.source}). The classes are the sorted folders, of which {folders[0]!r} is "
+            "the first: expected a name for each."
+        )
 
 
 def _beside(place: Place, folder: BenchmarkFolder, name: str) -> list[str] | None:

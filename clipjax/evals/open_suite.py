@@ -6,7 +6,7 @@ from clipjax.data.resize import EvaluationTransform
 from clipjax.evals.dataset import Dataset
 from clipjax.evals.embedded import QUICK, open_embedded
 from clipjax.evals.open_dataset import open_dataset
-from clipjax.evals.places import find
+from clipjax.evals.places import MissingDataError, find
 from clipjax.evals.prompts import PromptFiles
 from clipjax.evals.suite_task import SuiteTask
 from clipjax.evals.suites import read_suite
@@ -38,6 +38,8 @@ def open_benchmark(
         UserError: if it cannot be used.
     """
     if benchmark.name in QUICK:
+        if split != "test":
+            raise MissingDataError(f"{benchmark.name}: has no split {split!r}; there is test.")
         return open_embedded(benchmark, transform, prompt_files)
     place = find(benchmark, root, split, only=only, remote=remote)
     return open_dataset(

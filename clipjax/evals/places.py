@@ -15,6 +15,7 @@ from clipjax.data.storage import is_remote
 
 Layout = Literal["shards", "table", "folder", "list", "tfds"]
 _SLOT = "{dataset}"
+_SPLITS = frozenset({"train", "val", "valid", "validation", "test"})
 _TFDS = {
     "imagenet1k": "imagenet2012:validation",
     "imagenetv2": "imagenet_v2",
@@ -71,7 +72,7 @@ def find(
         remote: how a server is asked.
 
     Raises:
-        MissingDataError: if it is not there.
+        MissingDataError: if it is not there, or has no such split.
     """
     tried = addresses(benchmark, root)
     if root.startswith(TFDS_PREFIX):
@@ -122,16 +123,46 @@ def _look_at(
     for suffix in LIST_SUFFIXES:
         beside = path.with_name(path.name + suffix)
         if beside.is_file():
+            _check_unsplit(benchmark, str(beside), split)
             return Place(layout="list", address=str(beside))
     if not path.is_dir():
         return None
     files = _table_files(path, benchmark, split)
     if files:
         return Place(layout="table", address=address, files=files)
-    for folder in (path / split, path):
-        if folder.is_dir() and any(one.is_dir() for one in folder.iterdir()):
-            return Place(layout="folder", address=str(folder))
-    return None
+    return _class_folders(path, benchmark, split)
+
+
+def _class_folders(path: Path, benchmark: Benchmark, split: str) -> Place | None:
+    """Returns a folder with a folder a class, of the split or, without splits, itself."""
+    inner = _folders(path / split)
+    if inner:
+        return Place(layout="folder", address=str(path / split))
+    inner = _folders(path)
+    if not inner or any((path / one / split / "nshards.txt").is_file() for one in inner):
+        return None  # a folder of data sets
+    if _SPLITS.issuperset(inner):
+        raise MissingDataError(
+            f"{benchmark.name}: {path} has no split {split!r}; found {', '.join(inner)}. Put the "
+            f"files of the split at {path / split}, or name another with --split."
+        )
+    _check_unsplit(benchmark, str(path), split)
+    return Place(layout="folder", address=str(path))
+
+
+def _check_unsplit(benchmark: Benchmark, address: str, split: str) -> None:
+    """Raises MissingDataError if another split is wanted of files that have none."""
+    if split != "test":
+        raise MissingDataError(
+            f"{benchmark.name}: {address} has no splits, so all of it is the split test; expected "
+            f"{split!r}."
+        )
+
+
+def _folders(path: Path) -> list[str]:
+    if not path.is_dir():
+        return []
+    return sorted(one.name for one in path.iterdir() if one.is_dir() and one.name[0] != ".")
 
 
 def _table_files(folder: Path, benchmark: Benchmark, split: str) -> list[Path]:

@@ -215,6 +215,35 @@ def test_a_picture_that_does_not_decode_is_counted_and_said(evaluate, benchmark_
 
 
 @pytest.mark.slow
+def test_again_does_not_trust_what_was_kept(evaluate, benchmark_root, tmp_path):
+    shutil.copytree(benchmark_root / "kinds", tmp_path / "data" / "kinds")
+    picture = next((tmp_path / "data" / "kinds").rglob("*.png"))
+    content = picture.read_bytes()
+    picture.write_bytes(content[:50])
+    flags = ["--suite=folder:kinds", f"--data={tmp_path / 'data'}", "--keep_features"]
+    _, spoilt, _, _ = evaluate(*flags)
+    picture.write_bytes(content)
+    _, mended, _, _ = evaluate(*flags, "--again")
+    counts = [results["tasks"]["kinds"]["bad_samples"] for results in (spoilt, mended)]
+    assert counts == [1, 0]
+
+
+@pytest.mark.slow
+def test_other_classes_to_learn_from_are_no_probe(evaluate, benchmark_root, tmp_path):
+    """The places of folders are labels, and mean others where one is missing."""
+    folder = tmp_path / "data" / "kinds"
+    shutil.copytree(benchmark_root / "kinds", folder)
+    shutil.copytree(folder / "test", folder / "train")
+    shutil.rmtree(min((folder / "test").iterdir()))
+    status, results, _, err = evaluate(
+        "--suite=folder:kinds", f"--data={tmp_path / 'data'}", "--probe=knn"
+    )
+    assert status == 0
+    assert "knn_acc1" not in results["tasks"]["kinds"]["metrics"]
+    assert "a label means two things" in err
+
+
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on(trained, tmp_path, make_child_env):
     """Killed between two tasks or within one: what was done is not done again."""
     out = tmp_path / "out"

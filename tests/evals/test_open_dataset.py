@@ -235,6 +235,52 @@ def test_samples_without_a_label_are_told(copy):
     assert "lack an image or .cls and are not scored" in found.notes[0]
 
 
+def test_a_shard_that_was_cut_is_told(copy):
+    folder = copy("wds_colours")
+    shard = folder / "test" / "1.tar"
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    found = opened("folder:colours", folder.parent)
+    assert len(found.items) < 16
+    assert "damaged shards: 1;" in found.notes[-1]
+    assert f"{shard}: " in found.notes[-1]
+
+
+def test_folders_need_as_many_names(copy):
+    """Labels count the folders: with one away, those behind it would get wrong names."""
+    folder = copy("kinds")
+    names = sorted(one.name for one in (folder / "test").iterdir())
+    (folder / "classnames.txt").write_text("\n".join(names))
+    assert opened("folder:kinds", folder.parent).prompts.class_names == names
+    shutil.rmtree(folder / "test" / names[1])
+    with pytest.raises(UserError, match=rf"{len(names) - 1} folders and {len(names)} class names"):
+        opened("folder:kinds", folder.parent)
+
+
+def test_another_split_is_never_the_pictures_of_test(copy, benchmark_root):
+    with pytest.raises(MissingDataError, match=r"listed\.csv has no splits"):
+        opened("folder:listed", benchmark_root, split="train", prompt_files=files(benchmark_root))
+    folder = copy("kinds")
+    with pytest.raises(MissingDataError, match="has no split 'train'; found test"):
+        opened("folder:kinds", folder.parent, split="train")
+    (folder / "test").rename(folder / "train")
+    with pytest.raises(MissingDataError, match="has no split 'test'; found train"):
+        opened("folder:kinds", folder.parent)
+    assert len(opened("folder:kinds", folder.parent, split="train").items) == 16
+    flat = folder.parent / "flat"
+    (folder / "train").rename(flat)
+    shutil.copy(folder / "zeroshot_classification_templates.txt", flat)
+    assert len(opened("folder:flat", folder.parent).items) == 16
+    with pytest.raises(MissingDataError, match="flat has no splits"):
+        opened("folder:flat", folder.parent, split="train")
+    with pytest.raises(MissingDataError, match="there is test"):
+        opened("quick/digits", "", split="train")
+
+
+def test_a_folder_of_data_sets_is_no_folder_a_class(benchmark_root):
+    with pytest.raises(MissingDataError, match="Get it from https://"):
+        opened("imagenet1k", benchmark_root, only=True)
+
+
 @pytest.mark.parametrize("text", ["", "two", "0", "-1"])
 def test_a_wrong_number_of_shards(copy, text):
     folder = copy("wds_colours")
