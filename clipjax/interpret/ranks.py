@@ -271,7 +271,7 @@ def _tails_of_sums(histogram: np.ndarray, size: int) -> np.ndarray:
         terms = [
             (-1) ** (j - 1) * symmetric[order - j] * powers[j - 1] for j in range(1, order + 1)
         ]
-        symmetric.append(sum(terms[1:], terms[0]) / order)
+        symmetric.append(np.sum(terms, axis=0) / order)
     ways = np.asarray(fft.irfft(symmetric[size], length))
     choices = math.comb(int(histogram.sum()), size)
     if choices < _COUNTABLE:

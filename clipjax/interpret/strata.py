@@ -93,10 +93,10 @@ def confound_strata(
         _, _, axes = np.linalg.svd(scaled, full_matrices=False)
         ranks = midranks(np.round(scaled @ axes[0], 12)[:, None])
     each = bins if joint != "crossed" else max(1, int(bins ** (1 / max(1, count)) + 1e-9))
-    cut = np.minimum((ranks - 0.5) * each // total, each - 1).astype(np.int64)
+    cut: np.ndarray = ((ranks - 0.5) * each / total).astype(np.int64)
     if joint != "crossed":
         return cut
-    return np.ravel_multi_index(tuple(cut.T), (each,) * count)[:, None]
+    return (cut @ each ** np.arange(count))[:, None]
 
 
 def van_elteren(
