@@ -16,6 +16,7 @@ EXACT_BELOW = 8  # positives (or negatives) with fewer have the exact null
 # Tails smaller than this drown in the rounding of the transform, unless they can be counted.
 _SMALLEST_TAIL = 1e-12
 _COUNTABLE = 2**40
+_REMEMBERED = 8  # patterns of ties: those of units without ties are one; each holds megabytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -233,49 +234,56 @@ def exact_tails(
     """
     total = len(ranks)
     out = np.empty(sums.shape)
-    known: dict[tuple[bytes, bool, int], np.ndarray] = {}
     doubled = np.rint(2 * ranks).astype(np.int64)
-    for flipped in (False, True):
-        concepts = np.flatnonzero((total - positives < positives) == flipped)
-        if not len(concepts):
-            continue
-        chosen = total - positives[concepts] if flipped else positives[concepts]
-        values = 2 * (total + 1) - doubled if flipped else doubled
-        reached = np.rint(2 * sums[:, concepts]).astype(np.int64)
+    reached = np.rint(2 * sums).astype(np.int64)
+    few_negatives = total - positives < positives
+    for flipped in np.unique(few_negatives):
+        concepts = np.flatnonzero(few_negatives == flipped)
+        chosen, values, sought = positives[concepts], doubled, reached[:, concepts]
         if flipped:  # the negatives' reflected ranks are high where the positives' are
-            reached += 2 * (total + 1) * chosen - total * (total + 1)
+            chosen = total - chosen
+            values = 2 * (total + 1) - doubled
+            sought = sought + 2 * (total + 1) * chosen - total * (total + 1)
+        least = values.min(axis=0)
+        sought = sought - np.outer(least, chosen)
+        known: dict[bytes, dict[int, np.ndarray]] = {}
         for unit in range(len(sums)):
-            histogram = np.bincount(values[:, unit], minlength=2 * total + 1)
+            histogram = np.bincount(values[:, unit] - least[unit])
             pattern = histogram.tobytes()
-            for size in np.unique(chosen):
-                key = (pattern, flipped, int(size))
-                if key not in known:
-                    if len(known) > 64:
-                        known.clear()
-                    known[key] = _tails_of_sums(histogram, int(size))
-                here = concepts[chosen == size]
-                out[unit, here] = known[key][reached[unit, chosen == size]]
+            if pattern not in known:
+                if len(known) >= _REMEMBERED:
+                    known.clear()
+                known[pattern] = _tails_of_sums(histogram, set(chosen.tolist()))
+            tails = known[pattern]
+            out[unit, concepts] = [
+                tails[size][place]
+                for size, place in zip(chosen.tolist(), sought[unit].tolist(), strict=True)
+            ]
     return out
 
 
-def _tails_of_sums(histogram: np.ndarray, size: int) -> np.ndarray:
-    """Returns for each sum of `size` drawn values how often it is reached, or a larger one."""
+def _tails_of_sums(histogram: np.ndarray, sizes: set[int]) -> dict[int, np.ndarray]:
+    """Returns how often so many drawn values reach each sum or a larger one, by their number."""
     from scipy import fft
 
-    length: int = fft.next_fast_len((len(histogram) - 1) * size + 1, real=True)  # pyright: ignore[reportAssignmentType]
+    most = max(sizes)
+    length: int = fft.next_fast_len((len(histogram) - 1) * most + 1, real=True)  # pyright: ignore[reportAssignmentType]
     frequencies = np.arange(length // 2 + 1)
     spectrum = fft.fft(histogram.astype(np.float64), length)
-    powers = [spectrum[j * frequencies % length] for j in range(1, size + 1)]
+    powers = [spectrum[j * frequencies % length] for j in range(1, most + 1)]
     symmetric = [np.ones(len(frequencies), np.complex128)]
-    for order in range(1, size + 1):
+    for order in range(1, most + 1):
         terms = [
             (-1) ** (j - 1) * symmetric[order - j] * powers[j - 1] for j in range(1, order + 1)
         ]
         symmetric.append(np.sum(terms, axis=0) / order)
-    ways = np.asarray(fft.irfft(symmetric[size], length))
-    choices = math.comb(int(histogram.sum()), size)
-    if choices < _COUNTABLE:
-        ways = np.rint(ways)
-    tails = np.cumsum(ways[::-1])[::-1] / choices
-    smallest = _SMALLEST_TAIL if choices >= _COUNTABLE else 1 / choices
-    return np.clip(tails, smallest, 1.0)
+    out = {}
+    for size in sizes:
+        ways = np.asarray(fft.irfft(symmetric[size], length))
+        choices = math.comb(int(histogram.sum()), size)
+        if choices < _COUNTABLE:
+            ways = np.rint(ways)
+        tails = np.cumsum(ways[::-1])[::-1] / choices
+        smallest = _SMALLEST_TAIL if choices >= _COUNTABLE else 1 / choices
+        out[size] = np.clip(tails, smallest, 1.0)
+    return out
