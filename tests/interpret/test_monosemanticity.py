@@ -52,7 +52,8 @@ def test_merging_is_one_pass_whatever_the_order():
     parts = []
     for rows in np.split(np.arange(300), [40, 200]):
         parts.append(Monosemanticity())
-        parts[-1].update(activations[rows], embeds[rows])
+        for batch in np.array_split(rows, 3):
+            parts[-1].update(activations[batch], embeds[batch])
     whole = Monosemanticity()
     for part in parts[::-1]:
         whole.merge(part)

@@ -88,6 +88,13 @@ def test_the_p_value_is_that_of_all_renamings():
     assert abs(ours.p_value - exact) < 4 * np.sqrt(exact * (1 - exact) / 4_000) + 1 / 4_000
 
 
+def test_names_drawn_as_they_were_count():
+    square = dissimilarity(responses(5, stimuli=4))
+    ours = compare_dissimilarities(square, square, permutations=3_999)
+    # One of the 24 ways to name four stimuli is the one that was seen.
+    assert abs(ours.p_value - 1 / 24) < 4 * np.sqrt(1 / 24 / 4_000)
+
+
 def test_matrices_must_be_of_the_same_stimuli():
     square = dissimilarity(responses())
     with pytest.raises(ValueError, match="20 and 19 stimuli"):
