@@ -1,0 +1,1 @@
+"""Layer 3: which units answer to which concepts, and how sure that is; NumPy only."""
