@@ -57,7 +57,7 @@ def take_turns(
         order: see `measure`.
         unit: what is counted, for people.
     """
-    rows = []
+    rows, plural = [], unit + ("es" if unit.endswith("s") else "s")
     for number in range(rounds):
         in_turn = list(loaders) if number % 2 == 0 else list(loaders)[::-1]
         row: dict[str, Any] = {"round": number + 1, "first": in_turn[0].name}
@@ -68,7 +68,7 @@ def take_turns(
         rows.append(row)
         parts = (
             f"{loader.name} {row[f'{loader.name}_us']:.0f} us CPU a{'n' * (unit[0] in 'aeiou')} "
-            f"{unit}, {row[f'{loader.name}_images_per_second']:.0f} {unit}s/s"
+            f"{unit}, {row[f'{loader.name}_images_per_second']:.3g} {plural}/s"
             for loader in in_turn
         )
         print(f"round {number + 1}: {'; '.join(parts)}", flush=True)
