@@ -13,6 +13,9 @@ from typing import Any
 from clipjax.cli.bench_evaluate_data import SPLIT
 from clipjax.cli.bench_turns import Orders, serve
 
+_WORKERS = 4
+"""Processes that load: the default of CLIP_benchmark's command."""
+
 
 def prepare(options: dict[str, Any]) -> Orders:
     """Makes open_clip's model and its evaluation transform; a loader is made for every order."""
@@ -36,7 +39,9 @@ def prepare(options: dict[str, Any]) -> Orders:
         ).batched(options["batch_size"])
         if batches is not None:
             dataset = dataset.slice(batches)
-        return torch.utils.data.DataLoader(dataset, batch_size=None, shuffle=False, num_workers=0)
+        return torch.utils.data.DataLoader(
+            dataset, batch_size=None, shuffle=False, num_workers=_WORKERS
+        )
 
     def images() -> dict[str, Any]:
         return {"images": sum(len(batch) for batch, _ in loader())}
