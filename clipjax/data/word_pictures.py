@@ -23,7 +23,7 @@ _SMALLEST_PIXELS = 5
 _CONTRAST = 0.4  # of luminance, which runs from 0 to 1
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 _ORDERS = 64  # that are tried for a scrambled word
-_PLACES, _SCRAMBLES = 31, 32  # streams of random numbers
+_PLACES, _SCRAMBLES, _COLOURS = 31, 32, 34  # streams of random numbers
 
 
 class _Layout(NamedTuple):
@@ -60,7 +60,15 @@ class WordPainter:
             texts: e.g. a name and the same name with scrambled letters.
             key: what place, size and colours follow from.
         """
-        draws = uniforms(self._seed, number_of(key), _PLACES, 9)
+        draws = uniforms(self._seed, number_of(key), _COLOURS, 6)
+        ink, paper = contrasting(draws[:3], draws[3:])
+        square = (self._size, self._size)
+        inks, papers = Image.new("RGB", square, ink), Image.new("RGB", square, paper)
+        return [Image.composite(inks, papers, mask) for mask in self.masks(texts, key)]
+
+    def masks(self, texts: Sequence[str], key: str) -> list[Image.Image]:
+        """Returns where the ink of `draw` is: grey pictures, 255 where it covers all."""
+        draws = uniforms(self._seed, number_of(key), _PLACES, 3)
         split = [text.split() for text in texts]
         layout = self._layout(split)
         largest = min(layout.pixels, _TALLEST * self._size)
@@ -72,16 +80,13 @@ class WordPainter:
         width, height = (max(box[i + 2] - box[i] for box in boxes) for i in (0, 1))
         left = draws[1] * max(self._size - width, 0)
         top = draws[2] * max(self._size - height, 0)
-        ink, paper = contrasting(draws[3:6], draws[6:9])
-        pictures = []
+        masks = []
         for block, box in zip(blocks, boxes, strict=True):
-            picture = Image.new("RGB", (self._size, self._size), paper)
+            mask = Image.new("L", (self._size, self._size))
             place = (round(left - box[0]), round(top - box[1]))
-            ImageDraw.Draw(picture).multiline_text(
-                place, block, ink, font, spacing=0, align="center"
-            )
-            pictures.append(picture)
-        return pictures
+            ImageDraw.Draw(mask).multiline_text(place, block, 255, font, spacing=0, align="center")
+            masks.append(mask)
+        return masks
 
     def _layout(self, texts: Sequence[Sequence[str]]) -> _Layout:
         """Returns the lines at which the letters can be largest, for the widest of `texts`."""
