@@ -122,7 +122,9 @@ def test_pictures_of_a_facet_are_of_its_kind(read):
     grey = (pixels["drawing"] == pixels["drawing"][..., :1]).all()
     assert grey
     assert not (pixels["photo"] == pixels["photo"][..., :1]).all()
-    # The control has the same colours, elsewhere.
+    first, second = pixels["word"][::2], pixels["word"][1::2]
+    assert (first != second).any(axis=(1, 2, 3)).all()
+    # The control is written where the word was, as large and in the same colours.
     pairs = zip(read["word"], pixels["word"], strict=True)
     word = {(one.stimulus, one.view): picture for one, picture in pairs}
     for one, picture in zip(read["scrambled"], pixels["scrambled"], strict=True):
@@ -130,6 +132,15 @@ def test_pictures_of_a_facet_are_of_its_kind(read):
         assert (picture != other).any()
         gap = np.abs(picture.mean(axis=(0, 1)) - other.mean(axis=(0, 1))).max()
         assert gap < 12, one.text
+        for axis in (0, 1):
+            starts = [ink_of(drawn).any(axis=1 - axis).argmax() for drawn in (picture, other)]
+            assert abs(starts[0] - starts[1]) <= 3, one.text
+
+
+def ink_of(picture):
+    """Returns where a picture has not the colour that most of it has."""
+    colours, counts = np.unique(picture.reshape(-1, 3), axis=0, return_counts=True)
+    return (picture != colours[counts.argmax()]).any(axis=2)
 
 
 def test_scrambled_text_has_the_letters_of_the_word(read):
@@ -193,6 +204,24 @@ def test_another_seed_draws_other_words(few, read, tmp_path):
     same = [one.content == other[one.stimulus] for one in read["word"] if one.view == 0]
     assert len(same) == len(other)
     assert not any(same)
+
+
+def test_word_and_control_are_laid_out_together(few, tmp_path, monkeypatch):
+    """One layout that suits both: else the control would be larger or elsewhere."""
+    asked = collections.defaultdict(list)
+    draw = module.WordPainter.draw
+
+    def recorded(self, texts, key):
+        asked[key].append(tuple(texts))
+        return draw(self, texts, key)
+
+    monkeypatch.setattr(module.WordPainter, "draw", recorded)
+    make(few, tmp_path / "out", facets=["word"], views=1)
+    pairs = [calls for calls in asked.values() if len(calls) == 2]
+    assert len(pairs) > 50
+    for word, control in pairs:
+        assert word[0] != control[0]
+        assert set(word) == set(control)
 
 
 def test_without_espeak_speech_is_left_out_and_said(few, tmp_path, monkeypatch, capsys):
