@@ -12,7 +12,8 @@ from PIL import Image
 from clipjax.cli import data_emoji as command
 from clipjax.config.errors import UsageError, UserError
 from clipjax.data import emoji as module
-from clipjax.data.emoji import FONT_ROOTS, SPLITS, UNICODE_ROOT, Emoji, make_emoji, split_emoji
+from clipjax.data.emoji import SPLITS, UNICODE_ROOT, Emoji, make_emoji, split_emoji
+from clipjax.data.emoji_fonts import COLOUR_FONTS, FONT_ROOTS, features, find_fonts
 
 COLOUR = ("train", "combination", "concept")
 DRAWN = ("style", "style_concept")
@@ -21,7 +22,7 @@ COUNTED = {"train": 3079, "combination": 223, "concept": 144, "style": 1032, "st
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    if next(module._find_fonts(FONT_ROOTS, module._COLOUR_FONTS), None) is None:
+    if next(find_fonts(FONT_ROOTS, COLOUR_FONTS), None) is None:
         pytest.skip("no colour emoji font: apt-get install fonts-noto-color-emoji")
     if not (module.Path(UNICODE_ROOT) / "emoji/emoji-test.txt").exists():
         pytest.skip("no emoji-test.txt: apt-get install unicode-data")
@@ -235,7 +236,7 @@ def test_without_a_font_it_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_without_raqm_it_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(module.features, "check", lambda feature: feature != "raqm")
+    monkeypatch.setattr(features, "check", lambda feature: feature != "raqm")
     with pytest.raises(UserError, match=r"no Raqm .*apt-get install libfribidi0"):
         make_emoji(tmp_path / "out")
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from clipjax.config import UserError
-from clipjax.data.emoji import _draw_colour, _load_fonts, read_emoji
+from clipjax.data.emoji import draw_colour, read_emoji
+from clipjax.data.emoji_fonts import load_colour_font
 from clipjax.data.resize import EvaluationTransform
 from clipjax.evals.embedded import FILE, QUICK, open_embedded
 
@@ -28,7 +29,7 @@ def emoji():
     fonts = ["/usr/share/fonts", "~/.fonts", "/usr/local/share/fonts"]
     try:
         all_emoji = read_emoji(Path("/usr/share/unicode"))
-        font, _ = _load_fonts(fonts)
+        font = load_colour_font(fonts)
     except (UserError, OSError) as error:
         pytest.skip(str(error))
     plain = [
@@ -40,7 +41,7 @@ def emoji():
         and " " not in one.name
     ]
     chosen = [plain[i] for i in np.linspace(0, len(plain) - 1, CONCEPTS).astype(int)]
-    drawn, _ = _draw_colour(chosen, font, SIDE)
+    drawn, _ = draw_colour(chosen, font, SIDE)
     captions = [
         "\n".join(dict.fromkeys([one.name, *[word for word in one.keywords if word != one.name]]))
         for one, _ in drawn
