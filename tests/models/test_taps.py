@@ -1,0 +1,562 @@
+import dataclasses
+import re
+import sys
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clipjax.config import (
+    BertConfig,
+    CocaDecoderConfig,
+    ComputeConfig,
+    ModernTextConfig,
+    UsageError,
+    UserError,
+)
+from clipjax.core.partition import tree_shardings
+from clipjax.core.stacks import stacked
+from clipjax.models import param_axes, param_shapes, patches_of, tapped, taps, with_params
+from clipjax.models import taps as _exported
+from clipjax.models.taps import in_tower, tap
+
+KINDS = ("vit", "text", "convnet", "resnet", "convnext")
+MODULE = sys.modules[in_tower.__module__]
+
+
+def model_of(kind, tiny, **compute):
+    """A model, the tower that is looked at, and a path in its last but one block."""
+    images = {
+        "convnet": lambda: tiny.convnet(depths=(1, 3, 1)),
+        "resnet": lambda: tiny.resnet(depths=(1, 3, 1, 1)),
+        "convnext": lambda: tiny.convnext(depths=(1, 3, 1)),
+    }
+    image = images[kind]() if kind in images else tiny.vit(depth=3)
+    return tiny.model(image, tiny.text(depth=3), compute=compute)
+
+
+def numbers(config, tiny):
+    """The same parameters, scanned or not."""
+    plain = dataclasses.replace(config, compute=ComputeConfig())
+    params = tiny.params(plain)
+    if not config.compute.scan_layers:
+        return params
+    return {n: jnp.asarray(p) for n, p in stacked((n, np.asarray(p)) for n, p in params.items())}
+
+
+def inputs_of(kind, config, tiny, count=4):
+    if kind == "text":
+        rng = np.random.default_rng(3)
+        tokens = rng.integers(1, 18, (count, config.text.context_length))
+        tokens[np.arange(count), 2 + np.arange(count) % 3] = config.text.eot_id
+        return jnp.asarray(tokens, jnp.int32)
+    return jnp.asarray(tiny.images(count, config.image.image_size))
+
+
+def encode(kind, config):
+    def run(params, inputs):
+        model = with_params(config, params)
+        return model.encode_text(inputs) if kind == "text" else model.encode_image(inputs)
+
+    return run
+
+
+def tower_of(kind):
+    return "text" if kind == "text" else "image"
+
+
+def without_taps(monkeypatch):
+    """Takes every tap out of the model code."""
+    plain = {
+        "tap": lambda name, x: x,
+        "within": lambda part, function: function,
+        "in_tower": lambda name, tower: tower,
+        "mark": lambda make: None,
+        "leaving": lambda transform, function: transform(function),
+        "scan_layers": lambda body, x, stack, numbers: jax.lax.scan(body, x, stack),
+    }
+    replaced = 0
+    for name, module in list(sys.modules.items()):
+        if name.startswith("clipjax.models.") and module is not MODULE:
+            for word, function in plain.items():
+                if getattr(module, word, None) is getattr(MODULE, word):
+                    monkeypatch.setattr(module, word, function)
+                    replaced += 1
+    assert replaced > 20
+
+
+def lowered(kind, config, tiny):
+    params = {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in param_shapes(config).items()}
+    run = encode(kind, config)
+    if config.compute.remat != "none":
+        run = jax.grad(lambda params, x: encode(kind, config)(params, x).sum())
+    return jax.jit(run).lower(params, inputs_of(kind, config, tiny))
+
+
+@pytest.mark.parametrize("scan", [False, True], ids=["unrolled", "scanned"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_closed_taps_leave_no_trace_in_the_program(kind, scan, tiny, monkeypatch):
+    remats = ("none", "names")
+    configs = [model_of(kind, tiny, scan_layers=scan, remat=remat) for remat in remats]
+    opened = tapped(encode(kind, configs[0]), read={"*": "max"})
+    jax.eval_shape(opened, numbers(configs[0], tiny), inputs_of(kind, configs[0], tiny))
+    closed = [lowered(kind, config, tiny) for config in configs]
+    with monkeypatch.context() as patch:
+        without_taps(patch)
+        expected = [lowered(kind, config, tiny) for config in configs]
+    assert [one.as_text() for one in closed] == [one.as_text() for one in expected]
+    compiled, bare = (
+        re.sub(r", metadata=\{[^}]*\}", "", one.compile().as_text().partition("FileNames")[0])
+        for one in (closed[0], expected[0])
+    )
+    assert compiled == bare
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_scanned_reads_are_unrolled_reads(kind, remat, tiny):
+    """Each layer by its own name, with its own reduction."""
+    tower = tower_of(kind)
+    read = {f"{tower}/*": "max", f"{tower}/*blocks/1/*": "mean", "shared/embed": "all"}
+    results = []
+    for compute in ({}, {"scan_layers": True, "remat": remat}):
+        config = model_of(kind, tiny, **compute)
+        run = jax.jit(tapped(encode(kind, config), read=read))
+        results.append(run(numbers(config, tiny), inputs_of(kind, config, tiny)))
+    (embeds, reads), (scanned_embeds, scanned_reads) = results
+    assert reads.keys() == scanned_reads.keys()
+    np.testing.assert_allclose(embeds, scanned_embeds, atol=1e-5)
+    np.testing.assert_array_equal(embeds, reads["shared/embed"])
+    for path, array in reads.items():
+        assert array.shape[0] == 4
+        assert array.ndim == 2
+        np.testing.assert_allclose(scanned_reads[path], array, rtol=1e-4, atol=1e-5, err_msg=path)
+    assert len({np.asarray(array).tobytes() for array in reads.values()}) == len(reads)
+
+
+def test_reads_of_a_text_tower_by_the_float64_definition(tiny, reference):
+    config = model_of("text", tiny)
+    params, tokens = numbers(config, tiny), inputs_of("text", config, tiny)
+    how = {"all": "all", "max": "max", "mean": "mean", "eot": "eot"}
+    reads = {
+        name: jax.jit(tapped(encode("text", config), read={"text/*": by}))(params, tokens)[1]
+        for name, by in how.items()
+    }
+    p = reference.within(params, "text/")
+    activation = reference.activations[config.text.activation]
+    for row, ids in enumerate(np.asarray(tokens)):
+        end = list(ids).index(config.text.eot_id)
+        x = p["embedding"][ids] + p["positions"]
+        for layer in range(3):
+            own, path = reference.within(p, f"blocks/stack/{layer}/"), f"text/blocks/{layer}"
+            mixed = reference.attention(
+                reference.layer_norm(x, own["ln_1/scale"], own["ln_1/bias"], 1e-5),
+                reference.within(own, "attn/"),
+                causal=True,
+            )
+            y = reference.layer_norm(x + mixed, own["ln_2/scale"], own["ln_2/bias"], 1e-5)
+            y = activation(y @ own["mlp/fc1/kernel"] + own["mlp/fc1/bias"])
+            x = reference.block(x, own, causal=True, activation=activation, eps=1e-5)
+            for site, expected in (("mlp_act", y), ("out", x)):
+                one = {name: read[f"{path}/{site}"][row] for name, read in reads.items()}
+                np.testing.assert_allclose(one["all"], expected, rtol=1e-4, atol=1e-4)
+                seen = expected[: end + 1]
+                np.testing.assert_allclose(one["max"], seen.max(0), rtol=1e-4, atol=1e-4)
+                np.testing.assert_allclose(one["mean"], seen.mean(0), rtol=1e-4, atol=1e-4)
+                np.testing.assert_allclose(one["eot"], expected[end], rtol=1e-4, atol=1e-4)
+
+
+def test_reads_of_a_vit_and_its_reductions(tiny, reference):
+    config = model_of("vit", tiny)
+    params, images = numbers(config, tiny), inputs_of("vit", config, tiny)
+    own = reference.within(params, "image/blocks/stack/1/")
+    reads = {
+        how: jax.jit(tapped(encode("vit", config), read={"image/*": how}))(params, images)[1]
+        for how in ("all", "cls", "max", "mean")
+    }
+    activation = reference.activations[config.image.activation]
+    for row in range(len(images)):
+        before = reference.f64(reads["all"]["image/blocks/0/out"][row])
+        after = reference.block(before, own, causal=False, activation=activation, eps=1e-5)
+        np.testing.assert_allclose(
+            reads["all"]["image/blocks/1/out"][row], after, rtol=1e-4, atol=1e-4
+        )
+    for path, whole in reads["all"].items():
+        whole = np.asarray(whole)
+        assert whole.shape[:2] == (4, 10)
+        np.testing.assert_array_equal(reads["cls"][path], whole[:, 0])
+        np.testing.assert_array_equal(reads["max"][path], whole.max(1))
+        np.testing.assert_allclose(reads["mean"][path], whole.mean(1), rtol=1e-5, atol=1e-6)
+
+
+def test_reads_of_convolutions(tiny):
+    config = model_of("convnet", tiny)
+    params, images = numbers(config, tiny), inputs_of("convnet", config, tiny)
+    _, reads = tapped(encode("convnet", config), read={"image/*": "all"})(params, images)
+    block = with_params(config, params).image.stages[1][1]
+    before = reads["image/stages/1/blocks/0/out"]
+    gelu = lambda x: jax.nn.gelu(x, approximate=False)  # noqa: E731
+    hidden = gelu(block.norm_2(block.conv_1(gelu(block.norm_1(before)))))
+    np.testing.assert_allclose(reads["image/stages/1/blocks/1/act"], hidden, rtol=1e-5, atol=1e-5)
+    after = before + block.conv_2(hidden)
+    np.testing.assert_allclose(reads["image/stages/1/blocks/1/out"], after, rtol=1e-5, atol=1e-5)
+    _, pooled = tapped(encode("convnet", config), read={"image/*": "max"})(params, images)
+    for path, array in pooled.items():
+        np.testing.assert_array_equal(array, np.asarray(reads[path]).max((1, 2)))
+
+
+def test_reads_of_a_resnet(tiny):
+    config = model_of("resnet", tiny)
+    params, images = numbers(config, tiny), inputs_of("resnet", config, tiny)
+    _, reads = tapped(encode("resnet", config), read={"image/stages/1/*": "all"})(params, images)
+    block = with_params(config, params).image.stages[1].blocks.stack[0]
+    before, path = reads["image/stages/1/blocks/0/out"], "image/stages/1/blocks/1"
+    one = jax.nn.relu(block.norm_1(block.conv_1(before), train=False))
+    two = jax.nn.relu(block.norm_2(block.conv_2(one), train=False))
+    out = jax.nn.relu(before + block.norm_3(block.conv_3(two), train=False))
+    for name, expected in (("act_1", one), ("act_2", two), ("out", out)):
+        np.testing.assert_allclose(reads[f"{path}/{name}"], expected, rtol=1e-4, atol=1e-4)
+
+
+def changed(params, name, layer, change):
+    """The parameters, those of one layer of a block changed."""
+    stem, last = name
+    unrolled, scanned = f"{stem}/{layer}/{last}", f"{stem}/{last}"
+    if unrolled in params:
+        return {**params, unrolled: change(params[unrolled])}
+    return {**params, scanned: params[scanned].at[layer].set(change(params[scanned][layer]))}
+
+
+@pytest.mark.parametrize("compute", [{}, {"scan_layers": True, "remat": "dots"}], ids=str)
+@pytest.mark.parametrize("kind", ["vit", "text"])
+def test_writes_equal_changed_weights(kind, compute, tiny):
+    """A unit that stands still is a bias; a step along the stream is one too."""
+    config = model_of(kind, tiny, **compute)
+    tower, units = tower_of(kind), [3, 7]
+    params, inputs = numbers(config, tiny), inputs_of(kind, config, tiny)
+    means, steer = jnp.asarray([0.4, -1.0]), jnp.linspace(-1, 1, 16)
+
+    @jax.jit
+    def run(params, inputs, means, steer):
+        write = {
+            f"{tower}/blocks/1/mlp_act": ("replace", means, units),
+            f"{tower}/blocks/2/out": ("add", steer),
+            f"{tower}/blocks/0/*": ("replace", lambda x: x),
+        }
+        read = {f"{tower}/blocks/1/mlp_act": "all", f"{tower}/blocks/0/mlp_act": "all"}
+        return tapped(encode(kind, config), read=read, write=write)(params, inputs)
+
+    plain = jax.jit(encode(kind, config))
+    stem = f"{tower}/blocks/stack"
+    kernel = numbers(model_of(kind, tiny), tiny)[f"{stem}/1/mlp/fc2/kernel"]
+    rows = jnp.asarray(units)
+    other = changed(params, (stem, "mlp/fc2/kernel"), 1, lambda k: k.at[rows].set(0))
+    other = changed(other, (stem, "mlp/fc2/bias"), 1, lambda b: b + means @ kernel[rows])
+    other = changed(other, (stem, "mlp/fc2/bias"), 2, lambda b: b + steer)
+    written, reads = run(params, inputs, means, steer)
+    np.testing.assert_allclose(written, plain(other, inputs), atol=2e-5)
+    assert np.abs(written - plain(params, inputs)).max() > 1e-2
+    held = np.asarray(reads[f"{tower}/blocks/1/mlp_act"])[..., units]
+    np.testing.assert_array_equal(held, np.broadcast_to(np.float32(means), held.shape))
+    free = np.asarray(reads[f"{tower}/blocks/0/mlp_act"])[..., units]
+    assert free.std() > 1e-3
+
+
+@pytest.mark.parametrize("compute", [{}, {"scan_layers": True, "remat": "full"}], ids=str)
+@pytest.mark.parametrize("kind", ["vit", "text"])
+def test_gradients_flow_through_writes_and_reads(kind, compute, tiny):
+    """That of what is added to the stream, summed over tokens, is that of the bias before it.
+
+    What is read of the last block goes through the head by hand as it does in the model.
+    """
+    config = model_of(kind, tiny, **compute)
+    tower = tower_of(kind)
+    params, inputs = numbers(config, tiny), inputs_of(kind, config, tiny)
+    places = 10 if kind == "vit" else 6
+    aim = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8)), jnp.float32)
+    path, last = f"{tower}/blocks/1/out", f"{tower}/blocks/2/out"
+
+    def through_model(params, step):
+        write = {path: ("add", step)}
+        embeds, _ = tapped(encode(kind, config), write=write)(params, inputs)
+        return (embeds * aim).sum()
+
+    def through_read(params):
+        read = {last: "cls" if kind == "vit" else "eot"}
+        _, reads = tapped(encode(kind, config), read=read)(params, inputs)
+        model = getattr(with_params(config, params), tower)
+        embeds = model.project(model.norm(reads[last]))
+        return (embeds / jnp.linalg.norm(embeds, axis=1, keepdims=True) * aim).sum()
+
+    step = jnp.zeros((4, places, 16))
+    grads, step_grad = jax.jit(jax.grad(through_model, (0, 1)))(params, step)
+    read_grads = jax.jit(jax.grad(through_read))(params)
+    stem = f"{tower}/blocks/stack"
+    name = f"{stem}/mlp/fc2/bias" if compute else f"{stem}/1/mlp/fc2/bias"
+    bias = grads[name][1] if compute else grads[name]
+    assert np.abs(bias).max() > 1e-3
+    np.testing.assert_allclose(step_grad.sum((0, 1)), bias, rtol=1e-4, atol=1e-6)
+    for name, gradient in read_grads.items():
+        np.testing.assert_allclose(gradient, grads[name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_the_gradient_of_a_maximum_goes_to_its_place_alone():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 3)), jnp.float32)
+    x = x.at[0, 3].set(x[0].max(0))  # a tie: the first counts
+
+    def largest(x):
+        run = tapped(in_tower("image", lambda x: tap("units", x)), read={"*": "max"})
+        return run(x)[1]["image/units"].sum()
+
+    def read(x):
+        return tapped(lambda x: in_tower("image", lambda x: tap("units", x))(x), read={"*": "max"})(
+            x
+        )[1]["image/units"].sum()
+
+    del largest
+    expected = np.zeros((2, 5, 3))
+    rows, units = np.mgrid[:2, :3]
+    expected[rows, np.asarray(x).argmax(1), units] = 1
+    np.testing.assert_array_equal(jax.grad(read)(x), expected)
+
+
+@pytest.mark.parametrize("scan", [False, True], ids=["unrolled", "scanned"])
+def test_bfloat16(scan, tiny):
+    """Reductions are float32, what goes on is bfloat16, whatever is written."""
+    config = model_of("vit", tiny, dtype="bfloat16", scan_layers=scan)
+    params, images = numbers(config, tiny), inputs_of("vit", config, tiny)
+    write = {"image/blocks/1/mlp_act": ("add", np.float32(0.1))}
+
+    @jax.jit
+    def run(params, images):
+        return [
+            tapped(encode("vit", config), read={"image/*": how}, write=write)(params, images)[1]
+            for how in ("all", "max", "mean")
+        ]
+
+    whole, most, mean = run(params, images)
+    for path, array in whole.items():
+        assert array.dtype == jnp.bfloat16
+        assert most[path].dtype == mean[path].dtype == jnp.float32
+        array = np.asarray(array.astype(jnp.float32))
+        np.testing.assert_array_equal(most[path], array.max(1))
+        np.testing.assert_allclose(mean[path], array.mean(1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scan", [False, True], ids=["unrolled", "scanned"])
+@pytest.mark.parametrize("kind", ["vit", "text", "resnet"])
+def test_eight_devices_give_what_one_gives(kind, scan, tiny, mesh_222):
+    config = model_of(kind, tiny, scan_layers=scan, remat="names")
+    params, inputs = numbers(config, tiny), inputs_of(kind, config, tiny, 8)
+    tower, middle = tower_of(kind), "out" if kind == "resnet" else "mlp_act"
+    path = f"{tower}/stages/1/blocks/1" if kind == "resnet" else f"{tower}/blocks/1"
+    write = {f"{path}/{middle}": ("replace", 0.5, [1, 3]), f"{path}/out": ("add", 0.2)}
+    run = jax.jit(tapped(encode(kind, config), read={"*": "max"}, write=write))
+    embeds, reads = run(params, inputs)
+    split = jax.device_put(params, tree_shardings(params, param_axes(config), mesh_222))
+    rows = jax.NamedSharding(mesh_222, jax.P(("data", "fsdp")))
+    with jax.set_mesh(mesh_222):
+        many, many_reads = run(split, jax.device_put(inputs, rows))
+    np.testing.assert_allclose(many, embeds, atol=1e-5)
+    assert reads.keys() == many_reads.keys()
+    for name, array in reads.items():
+        np.testing.assert_allclose(many_reads[name], array, rtol=1e-4, atol=2e-5, err_msg=name)
+
+
+def test_what_is_padding_counts_in_no_reduction(tiny):
+    """Whatever stands there: patches that fill a batch up, tokens behind the end."""
+    text = dict(vocab_size=20, context_length=6, width=16, depth=1, num_heads=2, mlp_dim=24)
+    tokens = tiny.tokens([3, 4, 19, 0, 0, 0], [5, 6, 7, 8, 19, 0])
+    for tower, real in (
+        (tiny.text(depth=1, pad_id=0), 3),
+        (tiny.text(depth=1, pool="class", pad_id=0), (0, 1, 2, 6)),
+        (BertConfig(**text, max_positions=10, pad_id=0), 3),
+        (ModernTextConfig(**text), 3),
+        (tiny.text(depth=1, pool="last", causal=False), 6),
+    ):
+        config = tiny.model(text=tower)
+        params = tiny.params(config)
+        reads = [
+            tapped(encode("text", config), read={"text/blocks/0/*": how})(params, tokens)[1]
+            for how in ("all", "mean", "max")
+        ]
+        real = list(range(real)) if isinstance(real, int) else list(real)
+        for path, whole in reads[0].items():
+            seen = np.asarray(whole)[0, real]
+            np.testing.assert_allclose(reads[1][path][0], seen.mean(0), rtol=1e-4, atol=1e-5)
+            np.testing.assert_array_equal(reads[2][path][0], seen.max(0))
+
+
+def test_padding_of_patches_counts_in_no_reduction(tiny):
+    config = tiny.model(tiny.vit(depth=1))
+    params = tiny.params(config)
+    images = jnp.asarray(tiny.images(2))
+    square = patches_of(images, 4)
+    grown = dataclasses.replace(
+        square,
+        values=jnp.pad(square.values, ((0, 0), (0, 3)) + ((0, 0),) * (square.values.ndim - 2)),
+        positions=jnp.pad(square.positions, ((0, 0), (0, 3), (0, 0))),
+        mask=jnp.pad(square.mask, ((0, 0), (0, 3))),
+    )
+    for how in ("mean", "max", "cls"):
+        read = {"image/*": how}
+        _, expected = tapped(encode("vit", config), read=read)(params, square)
+        _, reads = tapped(encode("vit", config), read=read)(params, grown)
+        for path, array in expected.items():
+            np.testing.assert_allclose(reads[path], array, rtol=1e-4, atol=1e-5)
+
+
+def test_special_tokens_where_a_tower_has_them(tiny):
+    tokens = tiny.tokens([3, 4, 19, 0, 0, 0], [5, 6, 7, 8, 19, 0])
+    for tower, how, place in (
+        (tiny.text(depth=1, pool="class"), "cls", 6),
+        (tiny.text(depth=1, pool="last", causal=False), "eot", 5),
+    ):
+        config = tiny.model(text=tower)
+        params = tiny.params(config)
+        path = "text/blocks/0/out"
+        whole, one = (
+            tapped(encode("text", config), read={path: by})(params, tokens)[1][path]
+            for by in ("all", how)
+        )
+        np.testing.assert_array_equal(one, whole[:, place])
+    config = model_of("convnet", tiny)
+    with pytest.raises(UserError, match=r"'image/stages/0/blocks/0/act' has no 'cls' token"):
+        tapped(encode("convnet", config), read={"image/*": "cls"})(
+            tiny.params(config), inputs_of("convnet", config, tiny)
+        )
+
+
+def test_a_reduction_may_be_a_function(tiny):
+    config = model_of("vit", tiny, scan_layers=True)
+    params, images = numbers(config, tiny), inputs_of("vit", config, tiny)
+    run = tapped(encode("vit", config), read={"image/blocks/*/out": lambda x: (x > 0).sum(1)})
+    _, reads = jax.jit(run)(params, images)
+    assert list(reads) == [f"image/blocks/{layer}/out" for layer in range(3)]
+    assert reads["image/blocks/2/out"].dtype == jnp.int32
+
+
+def test_decoders_have_no_paths_of_the_towers(tiny):
+    """Their blocks are those of the towers, with taps inside."""
+    config = tiny.model(
+        tiny.vit(pool="coca", pooler_queries=5, pooler_heads=2),
+        tiny.text(pool="class", width=8, num_heads=2),
+        decoder=CocaDecoderConfig(width=8, depth=1, num_heads=2, mlp_dim=12),
+    )
+    params = tiny.params(config)
+
+    def run(params, images, tokens):
+        return with_params(config, params).forward_captioning(images, tokens)
+
+    read = {"image/*": "max", "text/*": "max"}
+    shapes = jax.eval_shape(
+        tapped(run, read=read), params, tiny.images(2), np.ones((2, 6), np.int32)
+    )[1]
+    towers = [f"{tower}/blocks/{n}/" for tower in ("image", "text") for n in range(2)]
+    assert sorted(shapes) == sorted(f"{t}{site}" for t in towers for site in ("mlp_act", "out"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    units=st.lists(st.integers(0, 5), min_size=1, max_size=6, unique=True),
+    mode=st.sampled_from(["replace", "add"]),
+    by=st.sampled_from(["number", "row", "whole", "function"]),
+    seed=st.integers(0, 99),
+)
+def test_a_write_changes_its_units_and_no_other(units, mode, by, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(2, 3, 6)).astype(np.float32)
+    value = {
+        "number": np.float32(2.5),
+        "row": rng.normal(size=len(units)).astype(np.float32),
+        "whole": rng.normal(size=(2, 3, len(units))).astype(np.float32),
+        "function": lambda old: 3 * old,
+    }[by]
+    given_value = 3 * x[..., units] if by == "function" else value
+    expected = x.copy()
+    expected[..., units] = given_value if mode == "replace" else x[..., units] + given_value
+    with taps(write={"image/u*": (mode, value, units)}):
+        actual = in_tower("image", lambda x: tap("units", x))(jnp.asarray(x))
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_writes_that_fit_one_path_follow_each_other():
+    write = {"*": ("add", 1.0), "image/units": ("replace", lambda x: 10 * x)}
+    with taps(read={"*": "all"}, write=write) as reads:
+        in_tower("image", lambda x: tap("units", x))(jnp.ones((1, 2)))
+    np.testing.assert_array_equal(reads["image/units"], [[20, 20]])
+
+
+def run_once(x, name="units"):
+    return in_tower("image", lambda x: tap(name, x))(x)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"read": {"image/unitz": "max"}}, r"'image/unitz' .* Did you mean 'image/units'\?"),
+        ({"write": {"image/unit": ("add", 1)}}, r"'image/unit' .* Did you mean 'image/units'\?"),
+        ({"read": {"*": "max", "text/*": "max"}}, r"'text/\*' is nothing that was run"),
+        ({"write": {"*": ("add", 1, [0, 3])}}, r"has units 0 to 2, not \[0, 3\]"),
+        ({"write": {"*": ("add", 1, [-1])}}, r"has units 0 to 2, not \[-1\]"),
+        ({"write": {"*": ("add", np.ones(4))}}, r"shape \(4,\) does not broadcast .*\(2, 5, 3\)"),
+        ({"read": {"*": "eot"}}, r"'image/units' has no 'eot' token: take 'max'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(asked, message):
+    with pytest.raises(UserError, match=message), taps(**asked):
+        run_once(jnp.ones((2, 5, 3)))
+    assert run_once(jnp.ones((2, 5, 3))).shape == (2, 5, 3)  # closed again
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"read": {"*": "most"}}, "'most' is none of 'all', 'max', 'mean', 'cls', 'eot'"),
+        ({"write": {"*": ("set", 1)}}, "'set' is none of 'replace', 'add'"),
+    ],
+)
+def test_unknown_words_are_refused_before_anything_runs(asked, message):
+    with pytest.raises(UsageError, match=message), taps(**asked):
+        raise AssertionError
+
+
+def test_taps_are_opened_once_and_in_the_trace_that_they_read():
+    x = jnp.ones((2, 5, 3))
+    with taps(read={"*": "max"}), pytest.raises(UsageError, match="open already"):
+        run_once(x)
+        with taps(read={"*": "max"}):
+            pass
+    with pytest.raises(UsageError, match="'image/units' was run twice"), taps(read={"*": "max"}):
+        run_once(run_once(x))
+    for transform in (jax.jit, lambda f: jax.grad(lambda x: f(x).sum()), jax.vmap):
+        with (
+            pytest.raises(UsageError, match="outside of the function"),
+            taps(write={"*": ("add", 1)}),
+        ):
+            transform(lambda x: run_once(x))(x)
+    compiled = jax.jit(lambda x: run_once(x))
+    compiled(x)
+    with pytest.raises(UserError, match="compiled before"), taps(write={"*": ("add", 1)}):
+        compiled(x)
+    np.testing.assert_array_equal(compiled(x), x)
+
+
+def test_other_threads_see_no_taps():
+    outputs = []
+    with taps(write={"*": ("add", 1)}):
+        thread = threading.Thread(target=lambda: outputs.append(run_once(jnp.zeros((1, 3)))))
+        thread.start()
+        thread.join()
+        outputs.append(run_once(jnp.zeros((1, 3))))
+    assert [float(output.sum()) for output in outputs] == [0, 3]
+
+
+def test_an_error_inside_is_the_one_that_is_seen():
+    with pytest.raises(ZeroDivisionError), taps(read={"nothing": "max"}):
+        raise ZeroDivisionError
+    assert _exported is taps
