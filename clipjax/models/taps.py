@@ -19,7 +19,7 @@ import dataclasses
 import fnmatch
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +28,12 @@ from jaxtyping import Array, Float
 
 from clipjax.config.errors import UsageError, UserError, did_you_mean
 
-Named = Literal["all", "max", "mean", "cls", "eot"]
-Reduction = Named | Callable[[Array], Array]
-Mode = Literal["replace", "add"]
-Value = Any
-"""An array that broadcasts to the units' activations, or a function of these."""
-Write = tuple[Mode, Value] | tuple[Mode, Value, Sequence[int]]
+REDUCTIONS = ("all", "max", "mean", "cls", "eot")
+MODES = ("replace", "add")
+
+Reduction = str | Callable[[Array], Array]
+Write = tuple[str, Any] | tuple[str, Any, Sequence[int]]
+"""A mode, a value or a function, and to which units; all by default."""
 Marks = Mapping[str, Any]
 
 
@@ -91,9 +91,10 @@ def taps(
         raise UsageError("taps are open already: open them once, with all reads and writes.")
     read, write = dict(read or {}), dict(write or {})
     for path, how in read.items():
-        _check_known(path, how, Named)
+        if not callable(how):
+            _check_known(path, how, REDUCTIONS)
     for path, (mode, *_) in write.items():
-        _check_known(path, mode, Mode)
+        _check_known(path, mode, MODES)
     opened = _Open(read=read, write=write, seen={}, reads={}, trace=get_opaque_trace_state())
     with _as_open(opened):
         yield opened.reads
@@ -160,9 +161,8 @@ def check_found(pattern: str, paths: Mapping[str, int]) -> None:
         )
 
 
-def _check_known(path: str, word: Any, choices: Any) -> None:
-    known = get_args(choices)
-    if word not in known and not (choices is Named and callable(word)):
+def _check_known(path: str, word: str, known: Sequence[str]) -> None:
+    if word not in known:
         raise UsageError(f"taps: {path!r}: {word!r} is none of {', '.join(map(repr, known))}.")
 
 
@@ -321,24 +321,25 @@ def leaving(
     """Returns transform(function); what is read inside leaves as an output.
 
     Args:
-        transform: such as `jax.checkpoint`: traces the function once, with its own arguments.
+        transform: such as `jax.checkpoint`.
         function: has taps inside.
     """
     if _OPEN.get() is None:
         return transform(function)
 
-    def inner(*args: Any) -> Any:
-        opened = _current()
-        opened = dataclasses.replace(opened, reads={}, trace=get_opaque_trace_state())
-        with _as_open(opened):
-            return function(*args), opened.reads
-
-    transformed = transform(inner)
-
     def run(*args: Any) -> Any:
-        result, reads = transformed(*args)
+        outer = _OPEN.get()
+        assert outer is not None
+
+        # A function of this call alone: a transformation would take the trace of another layer.
+        def inner(*args: Any) -> Any:
+            opened = dataclasses.replace(outer, reads={}, trace=get_opaque_trace_state())
+            with _as_open(opened):
+                return function(*args), opened.reads
+
+        result, reads = transform(inner)(*args)
         for key, array in reads.items():
-            _keep(_current(), key, array)
+            _keep(outer, key, array)
         return result
 
     return run
@@ -376,9 +377,3 @@ def scan_layers(
             if _pattern_of(opened, own) == pattern:
                 _keep(opened, own, array)
     return x, moved
-
-
-def _current() -> _Open:
-    opened = _OPEN.get()
-    assert opened is not None
-    return opened
