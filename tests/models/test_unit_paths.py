@@ -33,7 +33,6 @@ def image_cases(tiny):
     eva = {"image_size": 12, "patch_size": 4, "rope_grid": 3, **SMALL}
     resnet = {"act_1": 1, "act_2": 1, "out": 4}
     return {
-        "vit": (tiny.vit(), BLOCKS),
         "vit-map": (tiny.vit(pool="map"), {**BLOCKS, "pool/mlp_act": 24}),
         "eva": (EvaConfig(**eva), BLOCKS),
         "eva-post": (
@@ -44,7 +43,7 @@ def image_cases(tiny):
         "convnext": (tiny.convnext(), stages((4, 8, 12), (1, 2, 1), {"mlp_act": 4, "out": 1})),
         "resnet": (tiny.resnet(), stages((4, 8, 16, 32), (1, 2, 1, 1), resnet)),
         "efficientnet": (
-            EfficientNetConfig(image_size=32, width_factor=0.1, depth_factor=0.1, projection=True),
+            EfficientNetConfig(image_size=32, width_factor=0.1, depth_factor=0.01, projection=True),
             None,
         ),
     }
