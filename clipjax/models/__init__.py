@@ -22,8 +22,8 @@ from clipjax.models.params import (
     with_params,
 )
 from clipjax.models.patches import Patches, patches_of
-from clipjax.models.taps import tapped, taps
-from clipjax.models.unit_paths import unit_paths
+from clipjax.models.taps import tapped
+from clipjax.models.units import unit_paths
 
 __all__ = [
     "DECODERS",
@@ -45,7 +45,6 @@ __all__ = [
     "param_shapes",
     "patches_of",
     "tapped",
-    "taps",
     "unit_paths",
     "with_params",
 ]

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipjax.config import UsageError, UserError
-from clipjax.models import tapped, taps
-from clipjax.models.taps import in_tower, tap
+from clipjax.models import tapped
+from clipjax.models.taps import in_tower, tap, taps
 
 
 def run_once(x, name="units"):
