@@ -22,6 +22,8 @@ from clipjax.models.params import (
     with_params,
 )
 from clipjax.models.patches import Patches, patches_of
+from clipjax.models.taps import tapped
+from clipjax.models.units import unit_paths
 
 __all__ = [
     "DECODERS",
@@ -42,5 +44,7 @@ __all__ = [
     "param_axes",
     "param_shapes",
     "patches_of",
+    "tapped",
+    "unit_paths",
     "with_params",
 ]

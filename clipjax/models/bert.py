@@ -12,6 +12,7 @@ from clipjax.core.partition import constrain_batch, gather_table
 from clipjax.models.layers.attention import Attention
 from clipjax.models.layers.block import ACTIVATIONS, Blocks, Mlp, gradient_once, layer_norm
 from clipjax.models.layers.pooling import mean_of
+from clipjax.models.taps import mark, tap
 
 _STD = 0.02
 
@@ -50,7 +51,7 @@ class PostNormBlock(nnx.Module):
         x = gradient_once(constrain_batch(x))
         x = self.ln_1(x + self.attn(x, mask))
         x = gradient_once(x)
-        return self.ln_2(x + self.mlp(x))
+        return tap("out", self.ln_2(x + self.mlp(x)))
 
 
 class Bert(nnx.Module):
@@ -117,6 +118,7 @@ class Bert(nnx.Module):
         rows = position_rows(real, config.first_position)
         x = gather_table(self.embedding[...])[tokens] + gather_table(self.positions[...])[rows]
         x = self.norm((x + self.types[0]).astype(self.dtype))
+        mark(lambda: {"counted": mask, "cls": 0})
         seen = self.blocks(x, mask)
         return self._projected(self._pooled(seen, mask)), seen
 

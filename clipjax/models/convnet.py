@@ -13,6 +13,7 @@ from clipjax.config import ComputeConfig, ConvNetConfig
 from clipjax.config.fields import Activation, Remat
 from clipjax.core.partition import constrain_batch
 from clipjax.models.layers.block import ACTIVATIONS, layer_norm, rematerialised
+from clipjax.models.taps import tap, within
 
 FeatureMap = Float[Array, "batch height width channels"]
 
@@ -48,7 +49,8 @@ class ResidualBlock(nnx.Module):
         x = constrain_batch(x)
         act = ACTIVATIONS[self.activation]
         y = checkpoint_name(self.conv_1(act(self.norm_1(x))), "conv")
-        return x + checkpoint_name(self.conv_2(act(self.norm_2(y))), "conv")
+        y = tap("act", act(self.norm_2(y)))
+        return tap("out", x + checkpoint_name(self.conv_2(y), "conv"))
 
 
 class ConvNet(nnx.Module):
@@ -92,6 +94,6 @@ class ConvNet(nnx.Module):
         for i, stage in enumerate(self.stages):
             if i:
                 x = self.downs[i - 1](act(self.norms[i - 1](x)))
-            for block in stage:
-                x, _ = run(block, x)
+            for j, block in enumerate(stage):
+                x, _ = within(f"stages/{i}/blocks/{j}", run)(block, x)
         return self.project(self.norm(x.mean(axis=(1, 2))))

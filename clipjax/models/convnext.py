@@ -16,6 +16,7 @@ from clipjax.models.layers.block import (
     gradient_once,
     layer_norm,
 )
+from clipjax.models.taps import tap, within
 
 FeatureMap = Float[Array, "batch height width channels"]
 SmallerMap = Float[Array, "batch rows columns outputs"]
@@ -74,7 +75,7 @@ class ConvNeXtBlock(nnx.Module):
         """Returns the feature map after one residual branch."""
         x = gradient_once(constrain_batch(x))
         y = self.mlp(self.norm(checkpoint_name(self.conv(x), "conv")))
-        return x + (self.scale(y) if self.scaled else y)
+        return tap("out", x + (self.scale(y) if self.scaled else y))
 
 
 class Stage(nnx.Module):
@@ -170,6 +171,6 @@ class ConvNeXt(nnx.Module):
         """Returns one embedding per image, not normalised; training changes nothing."""
         del train_key
         x = self.stem_norm(self.stem(pixels.astype(self.dtype)))
-        for stage in self.stages:
-            x = stage(x)
+        for i, stage in enumerate(self.stages):
+            x = within(f"stages/{i}", stage)(x)
         return self.head(self.norm(x.mean(axis=(1, 2))))

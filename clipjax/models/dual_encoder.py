@@ -25,6 +25,7 @@ from clipjax.models.modern_text import ModernText
 from clipjax.models.patches import Patches
 from clipjax.models.resnet import ResNet
 from clipjax.models.self_distill import SelfDistillHeads
+from clipjax.models.taps import in_tower, tap
 from clipjax.models.text import TextTransformer
 from clipjax.models.vit import ViT
 
@@ -131,7 +132,7 @@ class DualEncoder(nnx.Module):
         Raises:
             UsageError: if the tower cannot read patches.
         """
-        return _unit(self.image(self._pixels(images), train_key))
+        return _unit(in_tower("image", self.image)(self._pixels(images), train_key))
 
     def image_features(
         self, images: Images, hidden: Bool[Array, "batch patches"] | None = None
@@ -143,7 +144,9 @@ class DualEncoder(nnx.Module):
             hidden: patches that are not seen; `self_distill.mask_token` stands for each of them.
         """
         masked = None if hidden is None else (hidden, self.self_distill.mask_token[...])
-        embeds, tokens, _ = self.image.pooled_and_tokens(self._pixels(images), hidden=masked)
+        embeds, tokens, _ = in_tower("image", self.image.pooled_and_tokens)(
+            self._pixels(images), hidden=masked
+        )
         return embeds, tokens
 
     def _pixels(self, images: Images) -> Float[Array, "batch height width 3"] | Patches:
@@ -166,7 +169,7 @@ class DualEncoder(nnx.Module):
 
     def encode_text(self, tokens: Tokens) -> Embeds:
         """Returns unit vectors, float32."""
-        return _unit(self.text(tokens))
+        return _unit(in_tower("text", self.text)(tokens))
 
     def forward_captioning(
         self,
@@ -227,7 +230,9 @@ class DualEncoder(nnx.Module):
             tokens: of the texts.
             train_key: as in `encode_image`.
         """
-        image, *read = self.image.pooled_and_tokens(self._pixels(images), train_key)
+        image, *read = in_tower("image", self.image.pooled_and_tokens)(
+            self._pixels(images), train_key
+        )
         return _unit(image), self.encode_text(tokens), Read(*read)
 
     def matching_logits(self, images: Images, tokens: Tokens) -> Float[Array, " batch"]:
@@ -242,19 +247,21 @@ class DualEncoder(nnx.Module):
         """
         if self.config.matching is None:
             raise UsageError("model.matching is not set: this model does not match pairs.")
-        _, *read = self.image.pooled_and_tokens(self._pixels(images))
+        _, *read = in_tower("image", self.image.pooled_and_tokens)(self._pixels(images))
         return self.matching(tokens, *read)
 
     def _decoded(
         self, images: Images, tokens: Tokens, train_key: Key[Array, ""] | None, parallel: Parallel
     ) -> tuple[Embeds, Embeds, Read, Float[Array, "batch tokens channels"]]:
         kind = self._decoder_kind(parallel)
-        image, image_tokens, mask = self.image.pooled_and_tokens(self._pixels(images), train_key)
+        image, image_tokens, mask = in_tower("image", self.image.pooled_and_tokens)(
+            self._pixels(images), train_key
+        )
         if kind == "cappa":
-            text = self.text(tokens)
+            text = in_tower("text", self.text)(tokens)
             hidden = self.decoder.hidden(tokens, image_tokens, mask, parallel)
         else:
-            text, text_tokens = self.text.pooled_and_tokens(tokens)
+            text, text_tokens = in_tower("text", self.text.pooled_and_tokens)(tokens)
             hidden = self.decoder.hidden(text_tokens, image_tokens, mask)
         return _unit(image), _unit(text), Read(image_tokens, mask), hidden
 
@@ -324,4 +331,5 @@ class DualEncoder(nnx.Module):
 def _unit(x: Embeds) -> Embeds:
     x = constrain_batch(x.astype(jnp.float32))
     # rsqrt of the clamped square keeps the gradient of a zero vector finite.
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
+    x = x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
+    return tap("shared/embed", x)

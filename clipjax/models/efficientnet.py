@@ -17,6 +17,7 @@ from clipjax.config.fields import Remat
 from clipjax.core.partition import constrain_batch
 from clipjax.models.layers.batch_norm import BatchNorm
 from clipjax.models.layers.block import rematerialised
+from clipjax.models.taps import tap, within
 
 FeatureMap = Float[Array, "batch height width channels"]
 NextMap = Float[Array, "batch rows columns outputs"]
@@ -186,10 +187,10 @@ class MBConv(nnx.Module):
     def __call__(self, x: FeatureMap, *, train: bool) -> NextMap:
         """Returns the map after the block."""
         x = constrain_batch(x)
-        y = jax.nn.silu(self.expand(x, train=train)) if self.expands else x
-        y = jax.nn.silu(self.depthwise(y, train=train))
+        y = tap("act_1", jax.nn.silu(self.expand(x, train=train))) if self.expands else x
+        y = tap("act_2", jax.nn.silu(self.depthwise(y, train=train)))
         y = self.project(self.gate(y), train=train)
-        return x + y if self.sizes.residual else y
+        return tap("out", x + y if self.sizes.residual else y)
 
 
 class EfficientNet(nnx.Module):
@@ -240,8 +241,8 @@ class EfficientNet(nnx.Module):
         train = train_key is not None
         x = jax.nn.silu(self.stem(pixels.astype(self.dtype), train=train))
         run = rematerialised(self.remat, train=train)
-        for block in self.blocks:
-            x, moved = run(block, x)
+        for i, block in enumerate(self.blocks):
+            x, moved = within(f"blocks/{i}", run)(block, x)
             nnx.update(block, moved)
         if self.config.head:
             x = jax.nn.silu(self.head(x, train=train))

@@ -11,6 +11,7 @@ from clipjax.models.layers.gated_mlp import GatedMlp
 from clipjax.models.layers.normed_attention import NormedAttention
 from clipjax.models.layers.patch_dropout import kept_patches
 from clipjax.models.layers.rotary import Rotary, rotary_2d, taken, unturned_before
+from clipjax.models.taps import mark, tap
 
 _STD = 0.02
 
@@ -67,9 +68,9 @@ class EvaBlock(nnx.Module):
         x = constrain_batch(x)
         if self.post_norm:
             x = x + self.norm1(self.attn(gradient_once(x), mask, rotary))
-            return x + self.norm2(self.mlp(gradient_once(x)))
+            return tap("out", x + self.norm2(self.mlp(gradient_once(x))))
         x = x + self.attn(self.norm1(gradient_once(x)), mask, rotary)
-        return x + self.mlp(self.norm2(gradient_once(x)))
+        return tap("out", x + self.mlp(self.norm2(gradient_once(x))))
 
 
 class Eva(nnx.Module):
@@ -141,6 +142,7 @@ class Eva(nnx.Module):
         first = jnp.broadcast_to(first, (x.shape[0], 1, *first.shape))
         x = jnp.concatenate([first, x], axis=1)
         rotary = rotary if rotary is None else unturned_before(rotary, 1)
+        mark(lambda: {"cls": 0})
         x = self.blocks(x, None, rotary)
         pooled = x[:, 0] if self.config.pool == "cls" else x[:, 1:].mean(axis=1)
         return self.project(self.norm(pooled))

@@ -18,6 +18,7 @@ from clipjax.models.layers.gated_mlp import GatedMlp
 from clipjax.models.layers.normed_attention import NormedAttention, rms_norm
 from clipjax.models.layers.pooling import mean_of
 from clipjax.models.layers.rotary import Rotary, rotary_1d
+from clipjax.models.taps import mark, tap
 
 
 class ModernBlock(nnx.Module):
@@ -60,7 +61,7 @@ class ModernBlock(nnx.Module):
         """Returns the tokens after attention and MLP."""
         x = constrain_batch(x)
         x = x + self.attn(self.norm1(gradient_once(x)), mask, rotary)
-        return x + self.mlp(self.norm2(gradient_once(x)))
+        return tap("out", x + self.mlp(self.norm2(gradient_once(x))))
 
 
 class ModernText(nnx.Module):
@@ -112,6 +113,7 @@ class ModernText(nnx.Module):
         seen = _seen(tokens, config.pad_id)
         rotary = rotary_1d(count, config.width // config.num_heads, config.rope_theta)
         x = gather_table(self.embedding[...])[tokens].astype(self.dtype)
+        mark(lambda: {"counted": seen, "cls": 0 if config.pool == "first" else None})
         x = self.norm(self.blocks(x, seen, rotary))
         if config.pool == "mean":
             x = mean_of(x, seen)

@@ -19,6 +19,7 @@ from clipjax.models.layers.attention import merged_heads
 from clipjax.models.layers.batch_norm import BatchNorm
 from clipjax.models.layers.block import Blocks, gradient_once, rematerialised
 from clipjax.models.layers.dot_product import attend
+from clipjax.models.taps import tap, within
 
 FeatureMap = Float[Array, "batch height width channels"]
 SmallerMap = Float[Array, "batch rows columns outputs"]
@@ -95,13 +96,14 @@ class Bottleneck(nnx.Module):
         """Returns the feature map, `stride` times smaller."""
         x = gradient_once(constrain_batch(x))
         y = jax.nn.relu(self.norm_1(checkpoint_name(self.conv_1(x), "conv"), train=train))
-        y = jax.nn.relu(self.norm_2(checkpoint_name(self.conv_2(y), "conv"), train=train))
-        y = average_pool(y, self.stride)
+        y = checkpoint_name(self.conv_2(tap("act_1", y)), "conv")
+        y = jax.nn.relu(self.norm_2(y, train=train))
+        y = average_pool(tap("act_2", y), self.stride)
         y = self.norm_3(checkpoint_name(self.conv_3(y), "conv"), train=train)
         if self.projected:
             x = checkpoint_name(self.shortcut(average_pool(x, self.stride)), "conv")
             x = self.shortcut_norm(x, train=train)
-        return jax.nn.relu(x + y)
+        return tap("out", jax.nn.relu(x + y))
 
 
 class Stage(nnx.Module):
@@ -128,11 +130,13 @@ class Stage(nnx.Module):
                 depth - 1,
                 compute=compute,
                 rngs=rngs,
+                first=1,
             )
 
     def __call__(self, x: FeatureMap, *, train: bool) -> SmallerMap:
         """Returns the feature map after all blocks."""
-        x, moved = rematerialised(self.remat, train=train)(self.first, x)
+        run = rematerialised(self.remat, train=train)
+        x, moved = within("blocks/0", run)(self.first, x)
         nnx.update(self.first, moved)
         return self.blocks(x, train=train) if self.depth > 1 else x
 
@@ -238,6 +242,6 @@ class ResNet(nnx.Module):
         for conv, norm in zip(self.stem, self.stem_norms, strict=True):
             x = jax.nn.relu(norm(conv(x), train=train))
         x = average_pool(x, 2)
-        for stage in self.stages:
-            x = stage(x, train=train)
+        for i, stage in enumerate(self.stages):
+            x = within(f"stages/{i}", stage)(x, train=train)
         return self.pool(x)

@@ -1,5 +1,7 @@
 """CLIP's text transformer, Radford et al. 2021, section 2.4, https://arxiv.org/abs/2103.00020."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int32
@@ -8,6 +10,7 @@ from clipjax.config import ComputeConfig, TextConfig
 from clipjax.core.partition import gather_table
 from clipjax.models.layers.block import Block, Blocks, layer_norm
 from clipjax.models.layers.pooling import first_end
+from clipjax.models.taps import mark
 
 
 class TextTransformer(nnx.Module):
@@ -84,6 +87,7 @@ class TextTransformer(nnx.Module):
 
         The tokens are normed, except beside a class token, where only that one is.
         """
+        mark(lambda: self._marks(tokens))
         x = gather_table(self.embedding[...])[tokens]
         if self.config.pool == "class":
             shape = (len(tokens), 1, self.config.width)
@@ -106,6 +110,16 @@ class TextTransformer(nnx.Module):
         shifted = self.config.class_mask == "shifted"
         ends = ((0, 0), (1, 0)) if shifted else ((0, 0), (0, 1))
         return jnp.pad(tokens != self.config.pad_id, ends, constant_values=True)
+
+    def _marks(self, tokens: Int32[Array, "batch tokens"]) -> dict[str, Any]:
+        """Returns what taps know of the tokens; padding counts where the tower pools it too."""
+        if self.config.pool == "class":
+            real = tokens != self.config.pad_id
+            return {"counted": jnp.pad(real, ((0, 0), (0, 1)), constant_values=True), "cls": -1}
+        if self.config.pool == "eot":
+            end = jnp.argmax(tokens == self.config.eot_id, axis=1)
+            return {"counted": jnp.arange(tokens.shape[1]) <= end[:, None], "eot": end}
+        return {"eot": -1} if self.config.pool == "last" else {}
 
     def _pooled(
         self, x: Float[Array, "batch tokens width"], tokens: Int32[Array, "batch tokens"]

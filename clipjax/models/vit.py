@@ -12,6 +12,7 @@ from clipjax.models.layers.pooling import AttentionPool, mean_of
 from clipjax.models.layers.positions import resampled, sincos2d
 from clipjax.models.layers.rotary import Rotary, rotary_2d, rotary_at, taken, unturned_before
 from clipjax.models.patches import Patches
+from clipjax.models.taps import mark, within
 
 Hidden = tuple[Bool[Array, "batch patches"], Float[Array, " channels"]]
 
@@ -158,7 +159,7 @@ class ViT(nnx.Module):
         if self.config.pool == "coca":
             x = self.norm(self.pool(x, mask)[:, 0])
         elif self.config.pool == "map":
-            x = self.pool(self.norm(x), mask)
+            x = within("pool", self.pool)(self.norm(x), mask)
         elif self.config.pool == "cls":
             x = self.norm(x[:, 0])
         elif self.config.norm_before_pool:
@@ -207,6 +208,7 @@ class ViT(nnx.Module):
             rotary = rotary if rotary is None else unturned_before(rotary, count)
         if config.pre_norm:
             x = self.pre_norm(x)
+        mark(lambda: {"counted": mask, "cls": 0 if config.has_class_token else None})
         x = self.blocks(x, mask, rotary)
         if config.pool in ("cls", "coca"):
             pooled = [0, *range(count, x.shape[1])] if config.registers else slice(None)

@@ -15,6 +15,7 @@ from clipjax.config.model import ComputeConfig
 from clipjax.core.partition import constrain_batch
 from clipjax.models.layers.attention import Attention
 from clipjax.models.layers.rotary import Rotary
+from clipjax.models.taps import leaving, scan_layers, tap, within
 
 Tokens = Float[Array, "batch tokens width"]
 Activations = Float[Array, "batch *places width"]
@@ -96,7 +97,8 @@ class Mlp(nnx.Module):
         self, x: Float[Array, "batch *tokens width"]
     ) -> Float[Array, "batch *tokens width"]:
         """Maps each token by itself."""
-        return self.fc2(ACTIVATIONS[self.activation](checkpoint_name(self.fc1(x), "fc1")))
+        x = ACTIVATIONS[self.activation](checkpoint_name(self.fc1(x), "fc1"))
+        return self.fc2(tap("mlp_act", x))
 
 
 class LayerScale(nnx.Module):
@@ -175,7 +177,7 @@ class Block(nnx.Module):
         mixed = self.attn(self.ln_1(gradient_once(x)), mask, rotary)
         x = x + (self.ls_1(mixed) if self.scaled else mixed)
         mapped = self.mlp(self.ln_2(gradient_once(x)))
-        return x + (self.ls_2(mapped) if self.scaled else mapped)
+        return tap("out", x + (self.ls_2(mapped) if self.scaled else mapped))
 
 
 @jax.custom_vjp
@@ -209,9 +211,21 @@ class Blocks(nnx.Module):
         *,
         compute: ComputeConfig,
         rngs: nnx.Rngs,
+        first: int = 0,
     ):
+        """Makes the blocks.
+
+        Args:
+            make: makes one.
+            depth: how many.
+            compute: how they are run.
+            rngs: of the initial numbers.
+            first: number of the first one in the paths of taps.
+        """
         self.remat: Remat = compute.remat
         self.scan = compute.scan_layers
+        self.first = first
+        self.depth = depth
         self.stack: Any
         if self.scan:
             self.stack = nnx.vmap(make, in_axes=0, out_axes=0)(rngs.split(depth))
@@ -226,13 +240,19 @@ class Blocks(nnx.Module):
             context: what each block takes besides: the mask, the rotary positions.
             static: what each block takes by name and a trace does not see, such as `train`.
         """
+        return within("blocks", self._run)(x, *context, **static)
+
+    def _run(self, x: Activations, *context: Any, **static: Any) -> Activations:
         step = rematerialised(self.remat, scanned=self.scan, **static)
         if self.scan:
-            x, moved = jax.lax.scan(lambda x, block: step(block, x, *context), x, self.stack)
+            numbers = range(self.first, self.first + self.depth)
+            x, moved = scan_layers(
+                lambda x, block: step(block, x, *context), x, self.stack, numbers
+            )
             nnx.update(self.stack, moved)
             return x
-        for block in self.stack:
-            x, moved = step(block, x, *context)
+        for number, block in enumerate(self.stack, self.first):
+            x, moved = within(str(number), step)(block, x, *context)
             nnx.update(block, moved)
         return x
 
@@ -267,4 +287,5 @@ def rematerialised(
     }[remat]
     # A loop keeps what is recomputed apart by itself; unrolled, XLA would merge it with the forward
     # pass and save everything after all.
-    return jax.checkpoint(run, policy=policy, prevent_cse=not scanned)
+    checkpoint = functools.partial(jax.checkpoint, policy=policy, prevent_cse=not scanned)
+    return leaving(checkpoint, run)

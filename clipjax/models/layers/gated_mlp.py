@@ -7,6 +7,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from clipjax.models.layers.block import layer_norm
+from clipjax.models.taps import tap
 
 
 class GatedMlp(nnx.Module):
@@ -66,5 +67,5 @@ class GatedMlp(nnx.Module):
     def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
         """Maps each token by itself."""
         halves = checkpoint_name(self.fc1(x), "fc1")
-        x = jax.nn.silu(halves[..., 0, :]) * halves[..., 1, :]
+        x = tap("mlp_act", jax.nn.silu(halves[..., 0, :]) * halves[..., 1, :])
         return self.fc2(x if self.norm is None else self.norm(x))
