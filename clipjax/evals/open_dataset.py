@@ -74,8 +74,9 @@ def open_dataset(
             f"damaged shards: {len(source.damage):,}; what they lost is not scored; the first is "
             f"{path}: {what}."
         )
-    with_texts = TarShards | ListedFiles | ImageFolder
-    texts = source.texts if isinstance(source, with_texts) else source.__getitem__
+    texts = source.__getitem__
+    if isinstance(source, TarShards | ListedFiles | ImageFolder):
+        texts = source.texts
     keys = [source.key(number).rpartition(": ")[2] for number in range(len(source))]
 
     def read(index: int) -> bytes:
