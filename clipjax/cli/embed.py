@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -352,7 +353,8 @@ def _told(open_it: Callable[[], Any]) -> Any:
     try:
         source = open_it()
     except UserError as error:
-        raise type(error)(str(error).replace("config.data.shards", "--shards")) from error
+        text = re.sub(r"(--)?(config\.)?\bdata\.(shards|root)\b", r"--\3", str(error))
+        raise type(error)(text) from error
     if isinstance(source, TarShards) and source.num_incomplete:
         print(
             f"{source.num_incomplete:,} samples lack an image or what was asked for and are left "

@@ -20,6 +20,8 @@ from clipjax.data.storage import StorageError, is_remote, open_storage
 
 CLASS_NAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
+_ABSENT = (401, 403, 404, 410)
+"""What servers answer of files that do not exist: those that hide which do, not only 404."""
 _TYPE = "dataset_type.txt"
 _HUB = re.compile(r"(https://huggingface\.co/datasets/[^/]+/[^/]+)(?:/tree/([^/]+))?/?$")
 
@@ -49,7 +51,7 @@ class BenchmarkFolder:
         """Returns the content of a file of the folder; None where it does not exist.
 
         Raises:
-            UserError: if it is not UTF-8 text.
+            UserError: if it is not UTF-8 text, or a server does not say that it does not exist.
         """
         url = f"{self._base}/{name}"
         try:
@@ -62,8 +64,12 @@ class BenchmarkFolder:
             else:
                 with open(url, "rb") as file:
                     data = file.read()
-        except (OSError, StorageError):
+        except OSError:
             return None
+        except StorageError as error:
+            if error.status in _ABSENT:
+                return None
+            raise
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from clipjax.config import UserError
 from clipjax.config.benchmarks import Benchmark
 from clipjax.data.resize import EvaluationTransform
 from clipjax.evals.dataset import Dataset, Pictures, truth_of
@@ -55,6 +56,9 @@ def open_embedded(
         benchmark: one of QUICK.
         transform: of the model.
         prompt_files: class names and templates instead of ours.
+
+    Raises:
+        UserError: if there are too few class names.
     """
     files = prompt_files or PromptFiles()
     with np.load(Path(str(resources.files("clipjax.evals") / FILE)), allow_pickle=False) as arrays:
@@ -80,6 +84,11 @@ def open_embedded(
             truth=truth_of(image_of_text=np.repeat(labels, [len(of) for of in lines])),
         )
     chosen = files.class_names(benchmark.name)
+    if chosen is not None and len(chosen) <= labels.max():
+        raise UserError(
+            f"{benchmark.name}: {files.paths[0]} holds {len(chosen):,} class names; expected "
+            f"{labels.max() + 1}."
+        )
     own = files.templates(benchmark.name, names if chosen is None else chosen)
     return Dataset(
         name=benchmark.name,

@@ -12,6 +12,7 @@ from clipjax.config.benchmarks import Benchmark, Kind
 from clipjax.data.benchmark_folder import CLASS_NAMES, TEMPLATES, BenchmarkFolder
 from clipjax.data.resize import EvaluationTransform
 from clipjax.data.sources.folder import ImageFolder
+from clipjax.data.sources.lists import ListedFiles
 from clipjax.data.sources.opening import open_source
 from clipjax.data.sources.source import Source
 from clipjax.data.sources.tar_shards import TarShards
@@ -73,7 +74,9 @@ def open_dataset(
             f"damaged shards: {len(source.damage):,}; what they lost is not scored; the first is "
             f"{path}: {what}."
         )
-    texts = source.texts if isinstance(source, TarShards) else source.__getitem__
+    texts = source.__getitem__
+    if isinstance(source, TarShards | ListedFiles | ImageFolder):
+        texts = source.texts
     keys = [source.key(number).rpartition(": ")[2] for number in range(len(source))]
 
     def read(index: int) -> bytes:

@@ -74,6 +74,11 @@ def find(
     Raises:
         MissingDataError: if it is not there, or has no such split.
     """
+    tag = f" Get it from {benchmark.get}." if benchmark.get else ""
+    if not root:
+        raise MissingDataError(
+            f"{benchmark.name}: --data is missing: the folder or URL where the data sets are.{tag}"
+        )
     tried = addresses(benchmark, root)
     if root.startswith(TFDS_PREFIX):
         address = tried[0] if tried[0].count(":") > 1 else f"{tried[0]}:{split}"
@@ -82,7 +87,6 @@ def find(
         found = _look_at(address, benchmark, split, remote)
         if found is not None:
             return found
-    tag = f" Get it from {benchmark.get}." if benchmark.get else ""
     raise MissingDataError(
         f"{benchmark.name}: not below --data={root!r}.{tag} Put it at {tried[0]}, so that there is "
         f"{tried[0]}/{split}/nshards.txt beside {CLASS_NAMES} (CLIP_benchmark's layout), or give a "

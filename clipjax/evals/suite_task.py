@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,7 @@ class SuiteTask:
         items = (low if both_low else encode).images(data.items, rows)
         classes = None
         if data.prompts is None:
-            classes = low.texts(data.texts)
+            classes = _distinct_texts(low, data.texts)
         elif data.kind != "attributes":
             classes = class_embeds(low, data.prompts, prompt_rows)
         embedded = time.perf_counter()
@@ -231,6 +231,16 @@ class Evaluated:
     items: np.ndarray
     texts: np.ndarray | None
     bad: np.ndarray
+
+
+def _distinct_texts(encode: Encoders, texts: Sequence[str]) -> np.ndarray:
+    """Returns the embeddings of texts, of equal texts the same bits: their ties are ties then.
+
+    What a tower gives depends on the batch in its last bits.
+    """
+    distinct = list(dict.fromkeys(texts))
+    place = {text: number for number, text in enumerate(distinct)}
+    return encode.texts(distinct)[[place[text] for text in texts]]
 
 
 def _pairs(data: Dataset) -> np.ndarray:

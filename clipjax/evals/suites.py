@@ -117,6 +117,8 @@ def benchmark_of(name: str, others: Sequence[str] = ()) -> Benchmark:
             folders=(family,),
             get=f"CLIP_benchmark's annotations {family}-{part}.json and the images beside them",
         )
+    if name in others:
+        raise UsageError(f"--suite: {name!r} is a list of tasks: name it alone, or tasks of it.")
     known = [*BENCHMARKS, *ALIASES, *QUICK, *others]
     raise UsageError(
         f"--suite: no suite or task {name!r}.{did_you_mean(name, known)} `clipjax evaluate --list` "

@@ -214,7 +214,8 @@ def test_mistakes_are_one_line(embed, tmp_path):
         assert len(err.strip().splitlines()) == 1
     status, _, _, err = embed(shards=tmp_path / "nowhere" / "*.tar")
     assert status == 1
-    assert "nowhere" in err
+    assert "error: --shards=" in err
+    assert "set them with --root= and --shards=." in err
 
 
 @pytest.mark.slow

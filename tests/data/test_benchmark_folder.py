@@ -62,6 +62,21 @@ def test_what_a_server_lacks(served, remote_config):
         folder.shards()
 
 
+@pytest.mark.parametrize("status", [401, 403, 410])
+def test_servers_that_hide_what_there_is(served, server, remote_config, status):
+    server.fault = lambda number, request: status
+    assert BenchmarkFolder(served, remote_config()).text(CLASS_NAMES) is None
+
+
+@pytest.mark.parametrize(("fault", "said"), [("whole", "no range requests"), (400, "answered 400")])
+def test_a_server_that_cannot_be_read_is_not_one_without_the_file(
+    served, server, remote_config, fault, said
+):
+    server.fault = lambda number, request: fault
+    with pytest.raises(UserError, match=said):
+        BenchmarkFolder(served, remote_config()).exists()
+
+
 @pytest.mark.parametrize(
     ("address", "base"),
     [

@@ -12,6 +12,7 @@ from clipjax.data.emoji import draw_colour, read_emoji
 from clipjax.data.emoji_fonts import load_colour_font
 from clipjax.data.resize import EvaluationTransform
 from clipjax.evals.embedded import FILE, QUICK, open_embedded
+from clipjax.evals.prompts import PromptFiles
 
 PATH = Path(str(resources.files("clipjax.evals") / FILE))
 EACH, CONCEPTS, SIDE = 30, 64, 32
@@ -90,6 +91,13 @@ def test_each_opens_without_any_file(name):
         assert dataset.prompts.source == "clipjax's own wording"
     else:
         assert set(dataset.truth["image_of_text"]) == set(range(len(dataset.items)))
+
+
+def test_too_few_names_of_the_user(tmp_path):
+    (tmp_path / "names.txt").write_text("zero\none\n")
+    files = PromptFiles(class_names=str(tmp_path / "names.txt"))
+    with pytest.raises(UserError, match="holds 2 class names; expected 10"):
+        open_embedded(QUICK["quick/digits"], EvaluationTransform(), files)
 
 
 def test_the_file_stays_small():

@@ -151,6 +151,21 @@ def test_tfds_names():
     assert find(benchmark_of("vtab/dtd"), "tfds:mine:all", "test").address == "tfds:mine:all"
 
 
+def test_without_a_root_nothing_is_looked_for():
+    with pytest.raises(MissingDataError, match=r"imagenet1k: --data is missing: .* Get it from"):
+        opened("imagenet1k", "", only=True)
+
+
+def test_a_picture_that_a_list_names_and_is_not_there(copy, benchmark_root):
+    root = copy("images").parent
+    shutil.copy(benchmark_root / "listed.csv", root)
+    (root / "images" / "3.png").unlink()
+    found = opened("folder:listed", root, prompt_files=files(benchmark_root))
+    assert len(found.items) == 16
+    with pytest.raises(BadSampleError, match="missing file"):
+        pixels(found, 3)
+
+
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_what_is_missing_is_said_with_where_to_get_it(name, tmp_path):
     with pytest.raises(MissingDataError) as caught:

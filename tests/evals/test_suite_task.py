@@ -14,7 +14,7 @@ from clipjax.data.resize import EvaluationTransform
 from clipjax.evals.dataset import Dataset, truth_of
 from clipjax.evals.open_suite import open_benchmark
 from clipjax.evals.prompts import Prompts
-from clipjax.evals.suite_task import SuiteTask
+from clipjax.evals.suite_task import SuiteTask, _distinct_texts
 from clipjax.evals.suites import benchmark_of
 
 COLOURS = {
@@ -258,3 +258,18 @@ def test_faces_are_asked_four_questions():
     found = task.evaluate(Faces())
     assert {"acc_race_avg", "acc_gender_avg", "acc_age_avg"} <= set(found.scores)
     assert found.record["main_metric"] == ""
+
+
+def test_equal_captions_have_equal_embeddings():
+    """What a tower gives depends on the batch in its last bits: each text is embedded once."""
+    asked = []
+
+    class Counting(Colours):
+        def texts(self, texts):
+            asked.extend(texts)
+            return super().texts(texts)
+
+    texts = ["red", "blue", "red"]
+    found = _distinct_texts(Counting(), texts)
+    assert asked == ["red", "blue"]
+    np.testing.assert_array_equal(found, Colours().texts(texts))

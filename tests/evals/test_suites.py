@@ -43,6 +43,7 @@ def test_names_with_commas_are_a_suite():
     [
         ("datacmp", "no suite or task 'datacmp'. Did you mean 'datacomp'?"),
         ("mnist,imagnet1k", "no suite or task 'imagnet1k'. Did you mean 'imagenet1k'?"),
+        ("quick,mnist", "'quick' is a list of tasks: name it alone"),
         ("nowhere.txt", "--suite=nowhere.txt: no such file."),
     ],
 )

@@ -83,11 +83,15 @@ class ImageFolder:
             IndexError: if there is no such image.
             BadSampleError: if a file is no longer there.
         """
+        out = dict(self.texts(index))
+        out["image"] = read_image_file(os.path.join(self._root, self._name(index)))
+        return out
+
+    def texts(self, index: int) -> Mapping[str, bytes]:
+        """Returns what was needed of an image, without the image."""
         name = self._name(index)
         path = os.path.join(self._root, name)
-        out = {need: self._member(name, path, need) for need in self._needs}
-        out["image"] = read_image_file(path)
-        return out
+        return {need: self._member(name, path, need) for need in self._needs}
 
     def key(self, index: int) -> str:
         """Returns the path of an image, for messages."""

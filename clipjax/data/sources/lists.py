@@ -99,6 +99,12 @@ class ListedFiles:
             UserError: if the image is a URL.
             BadSampleError: if the image cannot be read.
         """
+        out = dict(self.texts(index))
+        out["image"] = read_image_file(os.path.join(self._folder, self._name(index)))
+        return out
+
+    def texts(self, index: int) -> Mapping[str, bytes]:
+        """Returns what was needed of a row, without the image."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         out = {}
@@ -107,8 +113,6 @@ class ListedFiles:
                 out[need] = self._rows.row_json(index)
             else:
                 out[need] = _as_bytes(self._rows.value(index, self._columns[need]))
-        path = os.path.join(self._folder, self._name(index))
-        out["image"] = read_image_file(path)
         return out
 
     def key(self, index: int) -> str:

@@ -11,7 +11,13 @@ _REMOTE = ("http", "https", "s3", "gs")
 
 
 class StorageError(UserError):
-    """A file or a part of it that cannot be had."""
+    """A file or a part of it that cannot be had.
+
+    Attributes:
+        status: what HTTP calls the reason, where a server gave one.
+    """
+
+    status: int | None = None
 
 
 class ChangedError(StorageError):

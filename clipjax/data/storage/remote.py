@@ -88,7 +88,9 @@ def failed_with(url: str, status: int) -> Exception:
         404: "Check the URL.",
         410: "The file has been taken away.",
     }.get(status, "Expected the content of a file: check the URL and data.remote.endpoint.")
-    return StorageError(f"{shown(url)}: the server answered {status}. {advice}")
+    error = StorageError(f"{shown(url)}: the server answered {status}. {advice}")
+    error.status = status
+    return error
 
 
 def whole_files_only(url: str) -> StorageError:

@@ -115,11 +115,17 @@ def _ranks(
     ranks, nearest = np.empty(len(queries), np.int64), np.empty(len(queries), np.int64)
     bad_query, bad_item = unusable(queries), unusable(items)
     numbers = np.arange(len(items))
+    # A matrix product may round equal columns otherwise by where they stand: they are taken once.
+    distinct, of_item = np.unique(items, axis=0, return_inverse=True)
+    of_item = None if len(distinct) == len(items) else of_item.reshape(-1)
     chunk = max(1, _MOST_SIMILARITIES // len(items))
     for first in range(0, len(queries), chunk):
         last = min(first + chunk, len(queries))
         with np.errstate(invalid="ignore", over="ignore"):
-            similarity = queries[first:last] @ items.T
+            if of_item is None:
+                similarity = queries[first:last] @ items.T
+            else:
+                similarity = (queries[first:last] @ distinct.T)[:, of_item]
         similarity[:, bad_item] = -np.inf
         right = np.where(is_match(first, last), similarity, -np.inf)
         best_at = right.argmax(axis=1)[:, None]

@@ -148,3 +148,20 @@ def test_chance_is_that_of_a_random_order():
 def test_a_text_of_no_image_is_named(unit_rows):
     with pytest.raises(ValueError, match="text 1 is of image 2; there are 2 images"):
         judge(unit_rows(0, 2), unit_rows(1, 3), np.array([0, 2, 1]))
+
+
+def test_equal_captions_are_ties_wherever_they_stand():
+    """Twenty captions of a hundred images, at widths where products of matrices have edges."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 64)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    caption = rng.integers(0, 20, 100)
+    t = rng.normal(size=(20, 64)).astype(np.float32)
+    t = (t / np.linalg.norm(t, axis=1, keepdims=True))[caption]
+    found = judge(x, t, np.arange(100)).arrays
+    similarity = x.astype(np.float64) @ t.T.astype(np.float64)
+    for image in range(100):
+        own = similarity[image, image]
+        better = (similarity[image] > own) & (caption != caption[image])
+        earlier = (caption == caption[image]) & (np.arange(100) < image)
+        assert found["text_rank"][image] == (better | earlier).sum()
