@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,6 @@ from clipjax.cli.parser import Parser
 from clipjax.config import MeshConfig, UsageError, UserError
 
 _HOUR = 3600.0
-_PROMPTS = "prompts-"
 
 
 def configure(parser: Parser) -> None:
@@ -75,6 +75,13 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     suite = read_suite(args.suite)
     if args.tasks:
         chosen = read_suite(args.tasks).benchmarks
+        names = [one.name for one in suite.benchmarks]
+        for one in chosen:
+            if one.name not in names:
+                raise UsageError(
+                    f"--tasks={args.tasks}: {one.name!r} is not in the suite {suite.name!r}. There "
+                    f"are: {', '.join(names)}."
+                )
         suite = type(suite)(name=suite.name, benchmarks=chosen, protocol=suite.protocol)
     protocol = check_protocol(args.protocol, "--protocol") if args.protocol else suite.protocol
     from clipjax.core.distributed import joined
@@ -104,8 +111,11 @@ class _Evaluation:
     def __init__(self, args: argparse.Namespace, suite: Any, protocol: str, lifeline: Any):
         import jax
 
+        from clipjax.evals.evaluation_folder import check_same_model
         from clipjax.evals.prompts import PromptFiles
+        from clipjax.evals.records import identity
         from clipjax.inference.load import load
+        from clipjax.inference.suite_features import SuiteFeatures
 
         self._args, self._suite, self._protocol = args, suite, protocol
         self._lifeline, self._primary = lifeline, jax.process_index() == 0
@@ -121,6 +131,18 @@ class _Evaluation:
             all_devices=True,
             batch_size=args.batch_size,
             mesh=MeshConfig(fsdp=args.fsdp),
+        )
+        if self._primary and not args.again:
+            check_same_model(self._folder, self._model.identity)
+        config = self._model.config
+        identify = functools.partial(
+            identity,
+            model=self._model.identity,
+            protocol=protocol,
+            image_size=config.image.image_size,
+        )
+        self._features = SuiteFeatures(
+            self._folder / "features", config.embed_dim, identify, writes=self._primary
         )
         self._encode = self._model.encoder.bind(self._model.params)
         self._reduced = self._encode
@@ -155,7 +177,8 @@ class _Evaluation:
             status = 1
         self._args.exit_status = status
         if results is not None:
-            self._clean()
+            if not self._args.keep_features:
+                self._features.clean()
             self._finish(results)
         return results
 
@@ -205,14 +228,15 @@ class _Evaluation:
         for note in data.notes:
             self._say(f"note: {data.name}: {note}")
         if self._primary and self._args.again:
-            self._remove_features(data)
-        evaluated = self._embed(task, mark)
+            self._remove_features(data.name)
+        evaluated = self._embed(task)
         record = {**evaluated.record, "identity": mark}
         if self._args.probes and data.kind == "classification":
             try:
-                record["metrics"] |= self._probe(task, evaluated, mark)
+                record["metrics"] |= self._probe(task, evaluated)
             except UserError as error:  # the zero-shot scores are there all the same
                 record["notes"].append(f"not probed: {error}")
+                record["identity"] = ""  # so that it is tried again
                 self._say(f"warning: {data.name}: not probed: {error}")
         if self._primary:
             record = self._keep(task, record, evaluated)
@@ -230,48 +254,34 @@ class _Evaluation:
             )
         return record
 
-    def _embed(self, task: Any, mark: str) -> Any:
+    def _embed(self, task: Any) -> Any:
         import numpy as np
 
-        with self._prompt_rows(task.dataset) as prompts, self._rows(task.dataset, mark) as rows:
+        from clipjax.evals.records import file_name
+
+        data, files = task.dataset, self._features
+        with contextlib.ExitStack() as opened:
+            prompts = None
+            if data.prompts is not None and data.kind != "attributes":
+                count = len(data.prompts.distinct())
+                prompts = opened.enter_context(files.prompt_rows(count, data.prompts.sha256()))
+            rows = opened.enter_context(self._rows(data))
             evaluated = task.evaluate(
                 self._encode, reduced=self._reduced, rows=rows, prompt_rows=prompts
             )
         if self._primary and self._args.keep_features and evaluated.texts is not None:
-            texts = self._features(task.dataset).with_suffix(".texts.npy")
+            texts = files.path(f"{file_name(data.name)}.texts")
             np.save(texts, evaluated.texts, allow_pickle=False)
         return evaluated
 
-    def _rows(self, data: Any, mark: str, suffix: str = "") -> Any:
-        """Returns where process 0 keeps embeddings while they are made."""
-        from clipjax.inference.feature_files import FeatureFile
-
-        if not self._primary:
-            return contextlib.nullcontext()
-        path = self._features(data, suffix)
-        path.parent.mkdir(exist_ok=True)
-        return FeatureFile(path, self._model.config.embed_dim, len(data.items), mark)
-
-    def _prompt_rows(self, data: Any) -> Any:
-        """Returns where embeddings of prompts are kept, for all tasks that have the same."""
-        from clipjax.evals.records import identity
-        from clipjax.inference.feature_files import FeatureFile
-
-        if not self._primary or data.prompts is None or data.kind == "attributes":
-            return contextlib.nullcontext()
-        prompts = data.prompts.sha256()
-        mark = identity(model=self._model.identity, prompts=prompts, protocol=self._protocol)
-        path = self._folder / "features" / f"{_PROMPTS}{mark[:16]}.npy"
-        path.parent.mkdir(exist_ok=True)
-        count = len(data.prompts.distinct())
-        return FeatureFile(path, self._model.config.embed_dim, count, mark)
-
-    def _features(self, data: Any, suffix: str = "") -> Path:
+    def _rows(self, data: Any, suffix: str = "") -> Any:
         from clipjax.evals.records import file_name
 
-        return self._folder / "features" / f"{file_name(data.name)}{suffix}.npy"
+        return self._features.rows(
+            f"{file_name(data.name)}{suffix}", len(data.items), data.sha256()
+        )
 
-    def _probe(self, task: Any, evaluated: Any, mark: str) -> dict[str, Any]:
+    def _probe(self, task: Any, evaluated: Any) -> dict[str, Any]:
         import dataclasses
 
         from clipjax.evals.suite_probe import probe
@@ -280,7 +290,7 @@ class _Evaluation:
         self._lifeline.phase(f"probe {task.dataset.name}", _HOUR)
         train = self._train(task)
         self._say(f"{train.name}: {len(train.keys):,} images to learn from ...")
-        with self._rows(train, f"{mark} train", ".train") as rows:
+        with self._rows(train, ".train") as rows:
             features = self._encode.images(train.items, rows, progress=f"embedding {train.name}")
         scores = probe(
             self._args.probes,
@@ -314,12 +324,14 @@ class _Evaluation:
         pictures = pictures_of(data, evaluated.outcome)
         kept = write_task(self._folder, record, evaluated.outcome, data.keys, pictures)
         if not self._args.keep_features:
-            self._remove_features(data)
+            self._remove_features(data.name)
         return kept
 
-    def _remove_features(self, data: Any) -> None:
+    def _remove_features(self, task: str) -> None:
+        from clipjax.evals.records import file_name
+
         for suffix in ("", ".train"):
-            _remove(self._features(data, suffix))
+            self._features.remove(f"{file_name(task)}{suffix}")
 
     def _write(self, records: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, Any]:
         from clipjax.evals.records import write_results
@@ -339,16 +351,6 @@ class _Evaluation:
         return write_results(
             self._folder, model, suite.name, self._protocol, suite.benchmarks, records, failed
         )
-
-    def _clean(self) -> None:
-        """Removes what is not needed once every task is done."""
-        features = self._folder / "features"
-        if self._args.keep_features or not features.is_dir():
-            return
-        for path in features.glob(f"{_PROMPTS}*.npy"):
-            _remove(path)
-        if not any(features.iterdir()):
-            features.rmdir()
 
     def _finish(self, results: dict[str, Any]) -> None:
         from clipjax.evals.html_report import write_report
@@ -374,11 +376,6 @@ def _list() -> dict[str, Any]:
         for task in tasks:
             print(f"  {task}")
     return listed
-
-
-def _remove(features: Path) -> None:
-    for name in (features.name, f".{features.name}.progress", f".{features.name}.part"):
-        features.with_name(name).unlink(missing_ok=True)
 
 
 def _make_folder(folder: Path) -> None:

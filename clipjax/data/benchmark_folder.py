@@ -9,6 +9,7 @@ A folder may lie on this machine, on a web server, or be a data set of the Huggi
 address CLIP_benchmark writes https://huggingface.co/datasets/USER/NAME/tree/BRANCH.
 """
 
+import dataclasses
 import os
 import re
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ TEMPLATES = "zeroshot_classification_templates.txt"
 _ABSENT = (401, 403, 404, 410)
 """What servers answer of files that do not exist: those that hide which do, not only 404."""
 _TYPE = "dataset_type.txt"
+_RETRY_SECONDS = 20.0
 _HUB = re.compile(r"(https://huggingface\.co/datasets/[^/]+/[^/]+)(?:/tree/([^/]+))?/?$")
 
 
@@ -56,7 +58,7 @@ class BenchmarkFolder:
         url = f"{self._base}/{name}"
         try:
             if is_remote(url):
-                storage = open_storage([url], self._remote)
+                storage = open_storage([url], _hasty(self._remote))
                 try:
                     data = storage.read(url, 0, storage.stat(url).size)
                 finally:
@@ -117,3 +119,9 @@ class BenchmarkFolder:
             )
         storage = open_storage(urls, self._remote)
         return TarShards(urls, needs=needs, index_dir=self._index_dir, storage=storage)
+
+
+def _hasty(remote: RemoteConfig) -> RemoteConfig:
+    """Returns a config that gives up a server sooner: these files are asked for of every task."""
+    seconds = min(remote.retry_seconds, _RETRY_SECONDS)
+    return dataclasses.replace(remote, retry_seconds=seconds)

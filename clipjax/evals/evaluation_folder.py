@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipjax.config import UserError
+from clipjax.config import UsageError, UserError
 from clipjax.evals.outcomes import Outcome
 from clipjax.evals.records import RESULTS, read_outcome, read_results
 
@@ -57,3 +57,20 @@ def read_evaluation(folder: str | Path) -> Evaluation:
         tasks=tasks,
         failed=results.get("failed") or {},
     )
+
+
+def check_same_model(folder: Path, identity: str) -> None:
+    """Raises UsageError if a folder holds the evaluation of another model.
+
+    Args:
+        folder: that is written into; it may hold nothing yet.
+        identity: of the model.
+    """
+    if not (folder / RESULTS).is_file():
+        return
+    model = read_evaluation(folder).model or {}
+    if model.get("identity") != identity:
+        raise UsageError(
+            f"--out={folder}: holds the evaluation of another model or step ({model.get('spec')}, "
+            f"step {model.get('step')}). Name another folder, or replace it with --again."
+        )

@@ -77,12 +77,12 @@ class SuiteTask:
             raise UserError(f"{data.name}: the split is empty; expected at least one sample.")
         low = encode if reduced is None or self.protocol == "clip-benchmark" else reduced
         both_low = self.protocol == "clip-benchmark-amp" or data.kind in _PAIRED
-        items = (low if both_low else encode).images(data.items, rows)
-        classes = None
+        classes = None  # first: a model that reads no text is found out before the pictures
         if data.prompts is None:
             classes = _distinct_texts(low, data.texts)
         elif data.kind != "attributes":
             classes = class_embeds(low, data.prompts, prompt_rows)
+        items = (low if both_low else encode).images(data.items, rows)
         embedded = time.perf_counter()
         bad = np.flatnonzero(~items.any(axis=1))
         if len(bad) == len(items):
@@ -200,7 +200,7 @@ class SuiteTask:
     def _reason(self, index: int) -> str:
         items = self.dataset.items
         found = items.bad.get(index) if isinstance(items, Pictures) else None
-        return found or "does not decode (read by another process)"
+        return found or "does not decode (read by another process, or before)"
 
 
 _DEFAULT_METRIC = {

@@ -179,6 +179,36 @@ def test_without_training_images_the_zero_shot_score_stays(evaluate, benchmark_r
 
 
 @pytest.mark.slow
+def test_the_results_of_another_model_are_not_overwritten(evaluate, trained, tmp_path):
+    status, first, _, _ = evaluate("--suite=quick/digits")
+    assert status == 0
+    status, second, _, err = evaluate("--suite=quick/digits", "--step=8")
+    assert status == 2
+    assert second == first
+    assert "step 12). Name another folder, or replace it with --again" in err
+    status, second, _, err = evaluate("--suite=quick/digits", "--step=8", "--again")
+    assert status == 0
+    assert second["model"]["step"] == 8
+
+
+@pytest.mark.slow
+def test_features_serve_other_settings(evaluate, benchmark_root, tmp_path):
+    """Neither probes nor resamples nor templates make the pictures be embedded again."""
+    flags = ("--suite=folder:colours", f"--data={benchmark_root}", "--keep_features")
+    evaluate(*flags)
+    path = tmp_path / "out" / "features" / "colours.npy"
+    before = path.stat().st_mtime_ns
+    (tmp_path / "templates.txt").write_text("{c}!")
+    status, results, _, err = evaluate(
+        *flags, "--probe=knn", "--resamples=10", f"--templates={tmp_path}/templates.txt"
+    )
+    assert status == 0
+    assert "done already" not in err
+    assert "knn_acc1" in results["tasks"]["colours"]["metrics"]
+    assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
 def test_a_damaged_task_leaves_the_others(evaluate, benchmark_root, tmp_path):
     root = tmp_path / "data"
     for name in ("wds_colours", "wds_tags"):
@@ -277,6 +307,7 @@ def test_a_killed_evaluation_goes_on(trained, tmp_path, make_child_env):
         (["--suite=quick", "--workdir=x"], "write --model instead"),
         (["--suite=quick", "--config.num_steps=3"], "a suite takes none"),
         (["--suite=quick", "--suit=x"], "--suite"),
+        (["--suite=quick", "--tasks=mnist"], "'mnist' is not in the suite 'quick'"),
         ([], "--suite is missing"),
     ],
 )
