@@ -4,28 +4,9 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
 
+from clipjax.core.rows import Rows
 from clipjax.data.images import Images
-
-
-@runtime_checkable
-class Rows(Protocol):
-    """Where embeddings are kept as they come, so that work goes on where it stopped."""
-
-    @property
-    def done(self) -> int:
-        """How many rows are there."""
-        ...
-
-    @property
-    def array(self) -> Float[np.ndarray, "done embed"]:
-        """The rows that are there, float32."""
-        ...
-
-    def append(self, embeds: Float[np.ndarray, "more embed"]) -> None:
-        """Adds the next rows; when this returns they are kept."""
-        ...
 
 
 @runtime_checkable

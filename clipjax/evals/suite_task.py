@@ -9,6 +9,7 @@ import numpy as np
 
 from clipjax.config import UserError
 from clipjax.config.benchmarks import Benchmark
+from clipjax.core.rows import Rows
 from clipjax.core.statistics import bootstrap_metric
 from clipjax.evals.calibration import calibration
 from clipjax.evals.dataset import Dataset, Pictures
@@ -26,7 +27,7 @@ from clipjax.evals.outcomes import (
 )
 from clipjax.evals.outcomes.outcome import Outcome
 from clipjax.evals.prompts import Prompts
-from clipjax.evals.protocol import Encoders, Rows
+from clipjax.evals.protocol import Encoders
 from clipjax.evals.zeroshot import class_embeds
 
 _MOST_EXAMPLES = 20
@@ -158,6 +159,7 @@ class SuiteTask:
             "title": self.benchmark.title,
             "kind": data.kind,
             "main_metric": main if main in scores else _DEFAULT_METRIC.get(data.kind, ""),
+            "random_score": self.benchmark.random_score,
             "protocol": self.protocol,
             "prompts_sha256": data.prompts.sha256() if data.prompts else None,
             "prompts_from": data.prompts.source if data.prompts else None,

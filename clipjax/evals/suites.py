@@ -54,7 +54,7 @@ def read_suite(spec: str) -> Suite:
     path = _find(spec)
     if path is None:
         names = [name.strip() for name in spec.split(",") if name.strip()]
-        return Suite(name=spec, benchmarks=[benchmark_of(name, _suites()) for name in names])
+        return Suite(name=spec, benchmarks=[benchmark_of(name, list(suites())) for name in names])
     names, protocol = [], PROTOCOLS[0]
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
         text = line.partition("#")[0].strip()
@@ -175,7 +175,3 @@ def _find(spec: str) -> Path | None:
             raise UsageError(f"--suite={spec}: no such file.")
         return path
     return suites().get(spec)
-
-
-def _suites() -> list[str]:
-    return list(suites())

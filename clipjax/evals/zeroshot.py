@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from clipjax.core.rows import Rows
 from clipjax.data.images import Images
 from clipjax.evals.estimate import Estimate, MatchRows, estimate, rank_of_best
 from clipjax.evals.prompts import Prompts
-from clipjax.evals.protocol import Encoders, Rows
+from clipjax.evals.protocol import Encoders
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,12 +16,12 @@ from clipjax.config.fields import ComputeDtype
 from clipjax.core.distributed import broadcast_bytes, broadcast_int
 from clipjax.core.mesh import batch_devices, batch_sharding, local_rows, put_rows, replicated
 from clipjax.core.progress import Progress
+from clipjax.core.rows import Embeds, Rows, RowsInMemory
 from clipjax.data.decode import BadSampleError
 from clipjax.data.images import Images, NamedImages
 from clipjax.data.pipeline import Batches, one_by_one
 from clipjax.data.texts import Texts
 from clipjax.data.tokenizers import Tokenizer
-from clipjax.inference.rows import Embeds, Rows, RowsInMemory
 from clipjax.inference.text_groups import text_batches
 from clipjax.models import with_params
 from clipjax.models.text_lengths import deciding_tokens

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from clipjax.core.files import replaced
-from clipjax.inference.rows import Embeds
+from clipjax.core.rows import Embeds
 
 _ROWS_AT_ONCE = 8192
 

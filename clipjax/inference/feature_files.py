@@ -11,7 +11,7 @@ import numpy as np
 
 from clipjax.config import UserError
 from clipjax.core.files import replaced
-from clipjax.inference.rows import Embeds
+from clipjax.core.rows import Embeds
 
 _TYPE = np.dtype("<f4")
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipjax.config import UserError
+from clipjax.core.rows import Rows
 from clipjax.inference import feature_files
 from clipjax.inference.feature_files import FeatureFile
-from clipjax.inference.rows import Rows
 
 ROWS = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
 
