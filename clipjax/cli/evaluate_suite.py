@@ -144,10 +144,11 @@ class _Evaluation:
         self._features = SuiteFeatures(
             self._folder / "features", config.embed_dim, identify, writes=self._primary
         )
-        self._encode = self._model.encoder.bind(self._model.params)
+        self._encode = self._model.encoder.bind(self._model.params, progress="embedding")
         self._reduced = self._encode
         if protocol != "clip-benchmark":
-            self._reduced = self._model.in_16_bits().bind(self._model.params)
+            reduced = self._model.in_16_bits()
+            self._reduced = reduced.bind(self._model.params, progress="embedding")
 
     def run(self) -> dict[str, Any] | None:
         from clipjax.evals.places import MissingDataError

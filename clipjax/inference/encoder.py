@@ -182,9 +182,14 @@ class Encoder:
         """
         self._write(functools.partial(self._text_batches, params, texts, progress), rows)
 
-    def bind(self, params: Params) -> "BoundEncoder":
-        """Returns the encode functions of these parameters, as evaluations take them."""
-        return BoundEncoder(self, params)
+    def bind(self, params: Params, *, progress: str = "") -> "BoundEncoder":
+        """Returns the encode functions of these parameters, as evaluations take them.
+
+        Args:
+            params: of the model.
+            progress: what is said to be done, where a call takes long and says nothing else.
+        """
+        return BoundEncoder(self, params, progress)
 
     def _collected(
         self, run: Callable[[int], Generator[Embeds, None, None]], count: int, rows: Rows | None
@@ -336,16 +341,18 @@ class Encoder:
 class BoundEncoder:
     """An encoder with parameters: images and texts in, unit vectors out."""
 
-    def __init__(self, encoder: Encoder, params: Params):
-        self._encoder, self._params = encoder, params
+    def __init__(self, encoder: Encoder, params: Params, progress: str = ""):
+        self._encoder, self._params, self._progress = encoder, params, progress
 
     def images(self, images: Images, rows: Rows | None = None, *, progress: str = "") -> Embeds:
         """Returns unit vectors, float32, in the order of `images`; see `Encoder.images`."""
-        return self._encoder.images(self._params, images, rows, progress=progress)
+        told = progress or self._progress
+        return self._encoder.images(self._params, images, rows, progress=told)
 
     def texts(self, texts: Texts, rows: Rows | None = None, *, progress: str = "") -> Embeds:
         """Returns unit vectors, float32, in the order of `texts`; see `Encoder.texts`."""
-        return self._encoder.texts(self._params, texts, rows, progress=progress)
+        told = progress or self._progress
+        return self._encoder.texts(self._params, texts, rows, progress=told)
 
 
 def _in_dtype(config: DualEncoderConfig, dtype: ComputeDtype | None) -> DualEncoderConfig:

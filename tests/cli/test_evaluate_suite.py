@@ -126,6 +126,14 @@ def test_the_embedded_suite_works_and_is_not_done_twice(evaluate):
 
 
 @pytest.mark.slow
+def test_what_takes_long_tells_its_progress(evaluate, monkeypatch):
+    monkeypatch.setattr("clipjax.inference.encoder._QUIET_SECONDS", 0.0)
+    _, _, _, err = evaluate("--suite=quick/digits")
+    assert "embedding: 300/300 images" in err
+    assert "embedding: 30/30 texts" in err
+
+
+@pytest.mark.slow
 def test_prompts_that_tasks_share_are_embedded_once(evaluate, benchmark_root, tmp_path):
     flags = (f"--data={benchmark_root}", "--suite=folder:colours,wilds/fmow,folder:tags")
     status, results, _, _ = evaluate(*flags, "--keep_features")
