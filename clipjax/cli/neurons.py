@@ -7,7 +7,7 @@ from clipjax.cli.parser import Parser
 from clipjax.cli.subcommands import Commands, add_commands, run_command
 
 COMMANDS: Commands = {
-    # one line for each command
+    "scan": ("clipjax.cli.neurons_scan", "show a model stimuli, keep how each unit answers", False),
 }
 
 

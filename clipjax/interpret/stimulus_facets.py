@@ -155,13 +155,11 @@ class TextFacet:
         tokenizer: of the model, to count tokens; without one words are counted.
     """
 
-    def __init__(
-        self, shown: Shown, texts: Sequence[str], tokenizer: Tokenizer | None = None
-    ):
+    def __init__(self, shown: Shown, texts: Sequence[str], tokenizer: Tokenizer | None = None):
         self._name, self._texts, self.owner = shown.name, texts, shown.owner
         self.rows = shown.rows("text", TEXT_CONFOUNDS, text_confounds(texts, tokenizer))
 
-    def fill(self, sample: int, out: UInt8[np.ndarray, "side side 3"]) -> None:
+    def fill(self, sample: int, out: UInt8[np.ndarray, "side side 3"]) -> None:  # noqa: ARG002
         """Raises TypeError: a text is no picture."""
         raise TypeError(f"facet {self._name}: sample {sample} is a text")
 
