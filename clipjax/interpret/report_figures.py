@@ -7,7 +7,8 @@ from typing import Any
 
 from clipjax.core import html
 
-Series = Sequence[tuple[float, float]]
+Series = Sequence[tuple[html.Number, html.Number]]
+Point = tuple[html.Number, html.Number, str, str, bool]
 
 MISSING = "n/a"
 _HIST_WIDTH, _HIST_HEIGHT, _THINNEST = 240, 44, 1.5
@@ -24,7 +25,7 @@ STYLE = """\
 """
 
 
-def figure(value: float | None, form: str = ".3f") -> html.Html:
+def figure(value: html.Number | None, form: str = ".3f") -> html.Html:
     """Returns a number of neurons.json, rounded, with all of its digits for programs.
 
     Args:
@@ -36,17 +37,17 @@ def figure(value: float | None, form: str = ".3f") -> html.Html:
     return html.number(value, format(value, form))
 
 
-def count(value: float | None) -> html.Html:
+def count(value: html.Number | None) -> html.Html:
     """Returns a number of things, or a mean of such numbers."""
     return figure(value, "," if isinstance(value, int) else ",.1f")
 
 
-def probability(value: float | None) -> html.Html:
+def probability(value: html.Number | None) -> html.Html:
     """Returns a p or q value with two digits that count."""
     return figure(value, ".2g")
 
 
-def meter(value: float | None, most: float) -> html.Html:
+def meter(value: html.Number | None, most: html.Number) -> html.Html:
     """Returns a bar that is as long as a value is of the largest."""
     share = 0.0 if value is None or most <= 0 else min(max(value / most, 0.0), 1.0)
     width = max(100 * share, 2.0 if share else 0.0)
@@ -55,7 +56,7 @@ def meter(value: float | None, most: float) -> html.Html:
     )
 
 
-def heat(value: float | None) -> html.Html:
+def heat(value: html.Number | None) -> html.Html:
     """Returns an AUROC on a ground that is the bluer the farther it is above chance."""
     if value is None or not math.isfinite(value):
         return html.small("")
@@ -104,9 +105,7 @@ def histogram(fields: Mapping[str, Any], name: str) -> html.Html:
     )
 
 
-def scatter(
-    points: Sequence[tuple[float, float, str, str, bool]], x_label: str, y_label: str, floor: float
-) -> html.Html:
+def scatter(points: Sequence[Point], x_label: str, y_label: str, floor: html.Number) -> html.Html:
     """Returns AUROCs of two facets, one point a unit and concept.
 
     Args:
@@ -119,10 +118,10 @@ def scatter(
     least = min([0.5, *(value for x, y, *_ in points for value in (x, y))])
     low = math.floor(10 * least) / 10
 
-    def across(value: float) -> float:
+    def across(value: html.Number) -> float:
         return _LEFT + _SIDE * (value - low) / (1 - low)
 
-    def up(value: float) -> float:
+    def up(value: html.Number) -> float:
         return _TOP + _SIDE * (1 - value) / (1 - low)
 
     dots = []
@@ -189,7 +188,7 @@ def curve(points: Series, name: str) -> html.Html:
     )
 
 
-def _outer(edges: Sequence[float], bins: int) -> list[float]:
+def _outer(edges: Sequence[html.Number], bins: int) -> list[html.Number]:
     """Returns edges with ends: a summary has those between bins only."""
     if len(edges) == bins + 1:
         return list(edges)
@@ -199,5 +198,5 @@ def _outer(edges: Sequence[float], bins: int) -> list[float]:
     return [edges[0] - step, *edges, edges[-1] + step]
 
 
-def _plain(numbers: Sequence[float]) -> str:
+def _plain(numbers: Sequence[html.Number]) -> str:
     return " ".join(repr(number) for number in numbers)

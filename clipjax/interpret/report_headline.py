@@ -277,7 +277,7 @@ def _all_outcomes(space: Space) -> html.Html:
     return _outcome({"failed": bool(_failed(space))})
 
 
-def _ratio(counts: Mapping[str, Any]) -> float | None:
+def _ratio(counts: Mapping[str, Any]) -> html.Number | None:
     ratio = counts.get("cross_modal_ratio")
     return ratio.get("mean") if isinstance(ratio, Mapping) else ratio
 

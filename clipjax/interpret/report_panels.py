@@ -56,7 +56,7 @@ def scatter_panel(findings: Findings, names: Mapping[str, str]) -> list[html.Htm
 def heat_panel(findings: Findings) -> list[html.Html]:
     """Returns the best AUROC of any listed unit for each concept and facet."""
     facets = [one["name"] for one in findings["data"]["facets"]]
-    best: dict[str, dict[str, float]] = {}
+    best: dict[str, dict[str, html.Number]] = {}
     for unit in findings["units"]:
         for concept in unit["concepts"]:
             row = best.setdefault(concept["name"], {})
@@ -100,7 +100,7 @@ def emergence_panel(rows: Rows) -> list[html.Html]:
     Args:
         rows: of a run's metrics, each with `step`; those named neurons/... are drawn.
     """
-    series: dict[str, list[tuple[int, float]]] = {}
+    series: dict[str, list[tuple[html.Number, html.Number]]] = {}
     for row in rows:
         for name, value in row.items():
             if name.startswith(_PREFIX) and _finite(value) and _finite(row.get("step")):

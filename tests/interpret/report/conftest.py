@@ -1,8 +1,9 @@
 """Findings of a model that was never trained, to draw pages of."""
 
 import numpy as np
+import pytest
 
-from clipjax.data.emoji_world import EmojiWorld
+from clipjax.data.emoji_world import load_emoji_world
 
 KINDS = ("multimodal-same", "multimodal-partial", "unimodal", "modality-detector")
 FACETS = {"photo": "image", "edges": "image", "word": "image", "scrambled": "image"}
@@ -116,8 +117,9 @@ def _space(rng, path, facets, units):
     }
 
 
-def findings(world: EmojiWorld, *, units=30, exemplars=25, seed=0, spec="runs/emoji"):
+def findings(*, units=30, exemplars=25, seed=0, spec="runs/emoji"):
     """Findings of the schema that neurons.json has, of pictures that the world has."""
+    world = load_emoji_world()
     rng = np.random.default_rng(seed)
     facets = [*FACETS, "caption"]
     first, second = "image/blocks/1/mlp_act", "shared/embed"
@@ -198,19 +200,25 @@ def findings(world: EmojiWorld, *, units=30, exemplars=25, seed=0, spec="runs/em
     }
 
 
-def picture_of(world: EmojiWorld):
-    """Pictures of the world's facets."""
-
-    def find(facet, row):
-        if facet == "photo":
-            return world.photo[row]
-        if facet == "caption":
-            return None
-        ink = world.edges[row] if facet == "edges" else 255 - _words(world, facet)[row, 0]
-        return np.repeat(ink[..., None], 3, axis=2)
-
-    return find
+def picture_of(facet, row):
+    """The picture of a facet of the world."""
+    world = load_emoji_world()
+    if facet == "photo":
+        return world.photo[row]
+    if facet == "caption":
+        return None
+    words = world.words if facet == "word" else world.scrambled
+    grey = world.edges[row] if facet == "edges" else 255 - words[row, 0]
+    return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _words(world, facet):
-    return world.words if facet == "word" else world.scrambled
+@pytest.fixture(scope="session")
+def make():
+    """Makes findings; see `findings`."""
+    return findings
+
+
+@pytest.fixture(scope="session")
+def show():
+    """Gives the pictures of those findings; see `picture_of`."""
+    return picture_of
