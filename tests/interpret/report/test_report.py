@@ -298,18 +298,20 @@ def test_what_has_no_room_is_left_out_from_behind(tmp_path, make):
     held = set(re.findall(r"\.(p\d+)\{background-image", text))
     assert len(held) == written.pictures > 16
     page = Read(text)
-    strips = [a["class"].split()[1] for _, a in page.tags if "glance" in a.get("class", "")] and [
-        a["class"].split()[1] for _, a in page.tags if a.get("class", "").startswith("shared")
-    ]
-    firsts = {name for name in strips if strips.count(name) > 1}  # at a glance and in the card
+    classes = [a.get("class", "").split() for _, a in page.tags]
+    places = [(at, names[1]) for at, names in enumerate(classes) if names[:1] == ["shared"]]
+    strips = [at for at, names in enumerate(classes) if names == ["strip"]]
+    firsts = {next(name for at, name in places if at > strip) for strip in strips}
+    assert len(firsts) >= 16
     assert firsts <= held
+    assert {name for _, name in places} - held
 
 
 def test_units_are_fewer_where_not_even_their_words_have_room(tmp_path, make):
-    findings = make(units=40)
-    written = write_report(findings, lambda *_: None, tmp_path / "a.html", most_bytes=300_000)
-    assert written.bytes <= 300_000
-    assert 0 < written.units < 40
+    findings = make(units=12)
+    written = write_report(findings, lambda *_: None, tmp_path / "a.html", most_bytes=200_000)
+    assert written.bytes <= 200_000
+    assert 0 < written.units < 12
     page = Read(written.path.read_text(encoding="utf-8"))
     assert "neurons.json has all" in page.sections["Units"]
     few = write_report(findings, lambda *_: None, tmp_path / "a.html", most_units=3)
@@ -364,7 +366,8 @@ def test_what_is_not_known_is_not_a_number(tmp_path, make):
     assert "unlabelled" in page.sections["Units"]
 
 
-def test_curves_of_training_are_drawn(tmp_path, found):
+def test_curves_of_training_are_drawn(tmp_path, make):
+    found = make(units=1)
     rows = [
         {
             "step": step,
@@ -380,7 +383,8 @@ def test_curves_of_training_are_drawn(tmp_path, found):
     assert "While it was trained" not in drawn_page(tmp_path, found).sections
 
 
-def test_findings_that_cannot_be_read_are_a_mistake_and_nothing_is_written(tmp_path, found):
+def test_findings_that_cannot_be_read_are_a_mistake_and_nothing_is_written(tmp_path, make):
+    found = make(units=1)
     with pytest.raises(UserError, match="schema 2, this release reads 1"):
         drawn_page(tmp_path, {**found, "schema": 2})
     with pytest.raises(UserError, match="lacks 'spaces'"):
@@ -388,7 +392,7 @@ def test_findings_that_cannot_be_read_are_a_mistake_and_nothing_is_written(tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_found_is_a_page_too(tmp_path, found):
-    page = drawn_page(tmp_path, {**found, "units": []})
+def test_nothing_found_is_a_page_too(tmp_path, make):
+    page = drawn_page(tmp_path, make(units=0))
     assert "Units" not in page.sections
     assert "Controls hold" in page.sections["Multimodal neurons of runs/emoji"]
