@@ -59,7 +59,8 @@ class DetectSettings:
     def __post_init__(self) -> None:
         for name in ("rate", "level"):
             if not 0 < getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; expected a number in (0, 1).")
+                shown = "q" if name == "rate" else name
+                raise UsageError(f"{shown} is {getattr(self, name)}; expected between 0 and 1.")
         for name in ("floor", "strict"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected an AUROC, 0 to 1.")

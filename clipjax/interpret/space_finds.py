@@ -144,7 +144,17 @@ def counts_of(finds: SpaceFinds, settings: DetectSettings) -> dict[str, Any]:
         "concepts_per_unit": float(found.sum() / units.sum()) if units.any() else None,
         "average_precision": _mean_precision(finds),
         "cross_modal_ratio": cross_modal_ratio(finds),
+        "cross_modal_found": found_ratio(finds),
     }
+
+
+def found_ratio(finds: SpaceFinds) -> float | None:
+    """Returns the mean cross-modal ratio of the units with a find; None where there is none."""
+    meaning = finds.evidence.meaning
+    if meaning is None:
+        return None
+    known = spread(meaning.across[finds.found.any(axis=1)])
+    return known["mean"] if known else None
 
 
 def cross_modal_ratio(finds: SpaceFinds) -> dict[str, float] | None:

@@ -53,14 +53,8 @@ class UnitWords:
             # Half of the stimuli at most: all of them say nothing of the unit.
             shown = labels[top[: max(1, len(labels) // 2)]]
             scores.append(soft_wpmi(shown, labels.mean(axis=0)))
-            positives = labels.sum(axis=0)
-            hits = shown.sum(axis=0)
-            chance.append(
-                [
-                    enrichment_p(int(hit), len(shown), int(n), len(labels))
-                    for hit, n in zip(hits, positives, strict=True)
-                ]
-            )
+            hits, positives = shown.sum(axis=0), labels.sum(axis=0)
+            chance.append(enrichment_p(hits, len(shown), positives, len(labels)))
         best = int(np.argmax(np.mean(scores, axis=0)))
         tests = len(chance) * len(chance[0])
         if min(row[best] for row in chance) * tests > _LEVEL:

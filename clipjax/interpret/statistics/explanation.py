@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 TOP_SHARE = 0.05
 """Share of the stimuli that are called active where sets are compared."""
@@ -119,17 +119,22 @@ def soft_wpmi(
     return evidence / max(1, len(exemplars)) - penalty * np.log(np.maximum(prior, floor))
 
 
-def enrichment_p(hits: int, drawn: int, positives: int, total: int) -> float:
+def enrichment_p(
+    hits: Int[np.ndarray, " concepts"],
+    drawn: int,
+    positives: Int[np.ndarray, " concepts"],
+    total: int,
+) -> Float[np.ndarray, " concepts"]:
     """Returns how often at least so many of the drawn stimuli would be positive by chance.
 
-    >>> enrichment_p(2, 2, 5, 10)
-    0.2222222222222222
+    >>> enrichment_p(np.array([2, 0]), 2, np.array([5, 5]), 10).round(3).tolist()
+    [0.222, 1.0]
 
     Source: Fisher 1935, "The logic of inductive inference" (hypergeometric tail).
     """
     from scipy import stats
 
-    return float(stats.hypergeom.sf(hits - 1, total, positives, drawn))
+    return np.asarray(stats.hypergeom.sf(hits - 1, total, positives, drawn))
 
 
 def contrastive_words(
