@@ -77,7 +77,7 @@ class MeaningOfBlock:
     @classmethod
     def of(cls, space: Space) -> "MeaningOfBlock":
         """Returns what the scores of a space need."""
-        facets = tuple(space.rows(name) for name in space.facets)
+        facets = tuple(space.rows(name) for name in space.shown)
         return cls(
             facets=facets,
             vectors=tuple(concept_vectors(facet.labels) for facet in facets),
