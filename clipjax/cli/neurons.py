@@ -13,6 +13,11 @@ COMMANDS: Commands = {
         False,
     ),
     "search": ("clipjax.cli.neurons_search", "find the units that answer to something", False),
+    "report": (
+        "clipjax.cli.neurons_report",
+        "draw what was found as one page that needs no network",
+        False,
+    ),
     "show": ("clipjax.cli.neurons_show", "show one unit: concepts, exemplars, histograms", False),
 }
 
