@@ -103,6 +103,15 @@ def heading(text: str, level: int = 2) -> Html:
     return Html(f"<h{level}>{html.escape(text)}</h{level}>")
 
 
+def inline(*parts: Any) -> Html:
+    """Returns text and inline pieces as one piece.
+
+    >>> inline("a < ", number(1, "1"))
+    'a &lt; <data value="1">1</data>'
+    """
+    return Html(_inline(*parts))
+
+
 def paragraph(*parts: Any) -> Html:
     """Returns a paragraph."""
     return Html(f"<p>{_inline(*parts)}</p>")

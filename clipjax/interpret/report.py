@@ -194,7 +194,7 @@ class _Page:
             seen.add(title)
             places = unit_card.first_pictures(unit, self._context)
             strip = "".join(
-                f"<figure>{place}<figcaption>{html.marked(facet, ())}</figcaption></figure>"
+                f"<figure>{place}<figcaption>{html.inline(facet)}</figcaption></figure>"
                 for facet, place in places
             )
             name = html.link(title, self._context.names[unit["unit"]])

@@ -12,11 +12,20 @@ Space = Mapping[str, Any]
 STYLE = """\
 .first{font-size:1.15rem;margin:.4rem 0}
 .compact th{white-space:normal;vertical-align:bottom}
-.compact td:first-child{font-weight:600}
+.compact td:first-child{font-weight:600}.compact td small{font-weight:400}
 @media(max-width:40rem){.compact{font-size:13px}.compact th,.compact td{padding:.2rem .25rem}}
 """
 
-_CONTROL_HEAD = ("", "pairs", "hold again", "strict units", "across facets")
+_CONTROL_HEAD = (
+    "",
+    "pairs",
+    "hold again",
+    "strict units",
+    "across facets",
+    "of found",
+    "a unit",
+    "AP",
+)
 _SPACE_HEAD = (
     "space",
     "controls",
@@ -31,13 +40,15 @@ _SPACE_HEAD = (
     "across facets",
 )
 ROTATED = "rotated"
+_BREAK = html.Html("<br>")
 _PERMUTED = "unit permutation"
 _COUNTS = ("pairs", "replicated_pairs", "strict_units")
 _MEANING = {
     "untrained": "the same architecture with fresh weights",
     "shuffled": "trained as long on captions that were dealt out at random",
     "no-words": "trained without pictures of words",
-    ROTATED: "the same activations in another basis, drawn at random",
+    ROTATED: "the same activations in a basis drawn at random; every unit then holds a little of "
+    "everything, so that pairs say nothing: look across facets",
 }
 
 
@@ -50,12 +61,13 @@ def best_space(findings: Findings) -> Space:
 def headline(findings: Findings) -> list[html.Html]:
     """Returns what was found in the best space, with all controls beside it."""
     space = best_space(findings)
+    floor_only = space.get("floor_only_facets") or []
     found = html.paragraph(
         count(space["multimodal_units"]),
         " of ",
         count(space["units"]),
         f" units of {space['path']} answer to one and the same concept in "
-        f"{_listed(space['facets'])}.",
+        f"{_listed([*space['facets'], *floor_only])}.",
     )
     parts: list[Any] = ["They answer to ", count(space["concepts"]), " concepts: "]
     parts += [count(space["pairs"]), " pairs of a unit and a concept. "]
@@ -67,7 +79,11 @@ def headline(findings: Findings) -> list[html.Html]:
         parts += [count(space["replicated_concepts"]), " concepts, are found on half of the "]
         parts.append("stimuli and hold again on the other half. ")
     parts += [count(space["strict_units"]), " units are strict: every AUROC is "]
-    parts += [figure(findings["settings"]["strict"], "g"), " or more."]
+    parts += [figure(findings["settings"]["strict"], "g"), " or more. "]
+    if floor_only:
+        parts += [f"In {_listed(floor_only)} there are too few stimuli for a test: AUROCs must "]
+        parts += ["reach ", figure(findings["settings"]["floor"], "g")]
+        parts += [" there, and no p value says how sure that is."]
     return [
         html.box(
             f'<div class="first">{found}</div>',
@@ -116,12 +132,17 @@ def controls_of(space: Space) -> list[html.Html]:
         _CONTROL_HEAD,
         [
             [
-                name if one is space else html.Html(f"{html.marked(name, ())}<br>{_outcome(one)}"),
+                name
+                if one is space
+                else html.Html(f"{html.marked(name, ())}<br>{_outcome(name, one)}"),
                 *[
-                    html.Html(f"{count(one[key])}<br>{meter(one[key], most[key])}")
+                    html.inline(count(one[key]), _BREAK, meter(one[key], most[key]))
                     for key in _COUNTS
                 ],
                 figure(_ratio(one), ".2f"),
+                figure(one.get("cross_modal_found"), ".2f"),
+                figure(one.get("concepts_per_unit"), ".2f"),
+                figure(one.get("average_precision"), ".2f"),
             ]
             for name, one in rows.items()
         ],
@@ -217,8 +238,10 @@ def methods(findings: Findings) -> list[html.Html]:
         html.paragraph(
             "“Across facets” is cross-modal monosemanticity over chance: whether what drives a "
             "unit in one facet means the same as what drives it in another; it is 1 for a basis "
-            "that means nothing. Rotated bases can have many pairs, since every unit then holds "
-            "a little of everything: read pairs beside it."
+            "that means nothing. “Of found” is that of the units with pairs, “a unit” how many "
+            "concepts each of those has, AP the average precision of pairs in their worst facet. "
+            "Rotated bases can have many pairs, since every unit then holds a little of "
+            "everything: read pairs beside it."
         ),
         html.details(
             ["All settings"],
@@ -247,7 +270,7 @@ def _permutation(space: Space) -> list[html.Html]:
             " times as many, p = ",
             probability(found["p"]),
             ") ",
-            _outcome(found),
+            _outcome(_PERMUTED, found),
         )
     ]
 
@@ -259,7 +282,9 @@ def _failed(space: Space) -> list[str]:
     return failed + [_PERMUTED] * bool(shuffled and shuffled["failed"])
 
 
-def _outcome(control: Mapping[str, Any]) -> html.Html:
+def _outcome(name: str, control: Mapping[str, Any]) -> html.Html:
+    if name == ROTATED:
+        return html.badge("equal", "bad") if control["failed"] else html.badge("below", "good")
     return html.badge("fails", "bad") if control["failed"] else html.badge("holds", "good")
 
 
@@ -274,7 +299,7 @@ def _tone(space: Space) -> str:
 def _all_outcomes(space: Space) -> html.Html:
     if not _models(space) and not _failed(space):
         return html.badge("none", "bad")
-    return _outcome({"failed": bool(_failed(space))})
+    return _outcome("", {"failed": bool(_failed(space))})
 
 
 def _ratio(counts: Mapping[str, Any]) -> html.Number | None:

@@ -64,8 +64,8 @@ def typographic_panel(results: Mapping[str, Any] | None) -> list[html.Html]:
     return [
         html.heading("Words over pictures"),
         said,
+        html.Html(f'<div class="compact">{html.table(("score", "", "", "95 %"), scores)}</div>'),
         html.Html(f'<div class="compact">{html.table(head, arms)}</div>'),
-        html.Html(f'<div class="compact">{html.table(("", "", "", "95 %"), scores)}</div>'),
     ]
 
 

@@ -23,7 +23,7 @@ STYLE = """\
 .glance .shared{display:inline-block;width:28px;height:28px;margin-right:.2rem}
 .glance .shared{vertical-align:middle;border-radius:3px}details[open]>summary>.glance{display:none}
 .drives{display:flex;flex-wrap:wrap;gap:.3rem 1.5rem;align-items:start}
-.unit .at{font-weight:400;font-size:12px;word-break:break-all}
+.unit .at{font-weight:400;font-size:12px;overflow-wrap:anywhere}
 .facet{border-top:1px solid var(--line);margin-top:.6rem;padding-top:.3rem}
 .facet h4{margin:0 0 .2rem;font-size:14px}
 .strip{display:grid;flex:0 1 35rem;grid-template-columns:repeat(8,minmax(0,64px));gap:.3rem}
@@ -156,7 +156,7 @@ def _evidence(concept: Mapping[str, Any], facets: Sequence[str]) -> html.Html:
 
 
 def _verdict(concept: Mapping[str, Any]) -> list[Any]:
-    parts: list[Any] = [html.Html(f"<b>{html.marked(concept['name'], ())}</b>: q ")]
+    parts: list[Any] = [html.inline(html.Html("<b>"), concept["name"], html.Html("</b>"), ": q ")]
     parts += [probability(concept.get("q")), " (BH ", probability(concept.get("q_bh")), ", BY "]
     parts += [probability(concept.get("q_by")), "), weakest facet ", figure(concept.get("effect"))]
     parts += [", invariance ", figure(concept.get("invariance"), ".2f"), ". "]
@@ -272,5 +272,5 @@ def _near(neighbours: Sequence[Unit], names: Mapping[str, str]) -> list[html.Htm
         return []
     parts: list[Any] = ["Units with the same concepts: "]
     for one in neighbours:
-        parts += [html.link(f"{title_of(one)} {one['unit']}", names[one["unit"]]), " "]
+        parts += [html.link(f"{title_of(one)} {one['unit']}", names[one["unit"]]), "; "]
     return [html.paragraph(*parts)]

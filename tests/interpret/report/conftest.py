@@ -100,6 +100,9 @@ def _space(rng, path, facets, units):
         "cross_modal_ratio": {"mean": 2.6183, "median": 1.75, "max": 16.7},
         "monosemanticity": {"mean": 1.9, "median": 1.4, "max": 8.0},
         "concepts_per_unit": 1.7087,
+        "average_precision": 0.4321,
+        "cross_modal_found": 3.141,
+        "floor_only_facets": [],
         "held_out_concepts": {"pairs": 101, "concepts": 11},
         "controls": {
             "untrained": control(),
