@@ -132,9 +132,7 @@ def controls_of(space: Space) -> list[html.Html]:
         _CONTROL_HEAD,
         [
             [
-                name
-                if one is space
-                else html.Html(f"{html.marked(name, ())}<br>{_outcome(name, one)}"),
+                name if one is space else html.inline(name, _BREAK, _outcome(name, one)),
                 *[
                     html.inline(count(one[key]), _BREAK, meter(one[key], most[key]))
                     for key in _COUNTS

@@ -75,7 +75,7 @@ def unit_card(unit: Unit, neighbours: Sequence[Unit], context: CardContext, *, o
         *[_evidence(one, context.facets) for one in concepts[:1]],
         *_further(concepts[1:], context.facets),
         *_about(unit, words),
-        *_least(unit, context),
+        *_least(unit, words, context),
         *_near(neighbours, context.names),
     ]
     summary = _summary(unit, context)
@@ -234,10 +234,7 @@ def _exemplars(
         value = figure(one["value"], ".3g")
         place = context.pictures.place(facet, one["row"], f"{facet}: {text}", importance=number)
         if place is None:
-            said.append(
-                f"<li><span{hit}>{value}</span>"
-                f"{html.marked(text, words if one.get('positive') is not False else ())}</li>"
-            )
+            said.append(f"<li><span{hit}>{value}</span>{html.marked(text, words)}</li>")
         else:
             seen.append(f"<figure{hit}>{place}<figcaption>{value}</figcaption></figure>")
     strip = f'<div class="strip">{"".join(seen)}</div>' if seen else ""
@@ -254,12 +251,12 @@ def _sound(file: bytes | None, facet: str) -> str:
     return html.sound(f"data:audio/{kind};base64,{data}", f"the first of {facet}")
 
 
-def _least(unit: Unit, context: CardContext) -> list[html.Html]:
+def _least(unit: Unit, words: set[str], context: CardContext) -> list[html.Html]:
     bottom = unit.get("bottom") or {}
     blocks = [
         html.Html(
             f'<div class="facet">{html.heading(facet, 4)}'
-            f"{_exemplars(bottom[facet][:BOTTOM], facet, set(), context, first=TOP)}</div>"
+            f"{_exemplars(bottom[facet][:BOTTOM], facet, words, context, first=TOP)}</div>"
         )
         for facet in _shown(unit, context.facets)
         if bottom.get(facet)

@@ -330,11 +330,11 @@ def test_captions_with_the_concept_have_its_words_marked(tmp_path, make):
     name = concept["name"]
     caption = unit["top"]["caption"]
     caption[0].update(text=f"a {name.upper()}, not a {name}board", positive=True)
-    caption[1].update(text=f"no {name} either", positive=False)
+    caption[1].update(text=f"one {name}: <{name}>", positive=False)
     written = write_report(findings, lambda *_: None, tmp_path / "a.html")
     text = written.path.read_text(encoding="utf-8")
     assert f"a <mark>{name.upper()}</mark>, not a {name}board" in text
-    assert f"no {name} either" in text
+    assert f"one <mark>{name}</mark>: &lt;<mark>{name}</mark>&gt;" in text
 
 
 def test_neighbours_share_concepts_and_the_nearest_comes_first(tmp_path, make):
