@@ -61,34 +61,18 @@ def best_space(findings: Findings) -> Space:
 def headline(findings: Findings) -> list[html.Html]:
     """Returns what was found in the best space, with all controls beside it."""
     space = best_space(findings)
-    floor_only = space.get("floor_only_facets") or []
     found = html.paragraph(
         count(space["multimodal_units"]),
         " of ",
         count(space["units"]),
         f" units of {space['path']} answer to one and the same concept in "
-        f"{_listed([*space['facets'], *floor_only])}.",
+        f"{_listed(space['facets'])}.",
     )
-    parts: list[Any] = ["They answer to ", count(space["concepts"]), " concepts: "]
-    parts += [count(space["pairs"]), " pairs of a unit and a concept. "]
-    if space["replicated_pairs"] is None:
-        parts.append("Nothing was replicated, since the scan kept no activations. ")
-    else:
-        parts += [count(space["replicated_pairs"]), " pairs, of "]
-        parts += [count(space["replicated_units"]), " units and "]
-        parts += [count(space["replicated_concepts"]), " concepts, are found on half of the "]
-        parts.append("stimuli and hold again on the other half. ")
-    parts += [count(space["strict_units"]), " units are strict: every AUROC is "]
-    parts += [figure(findings["settings"]["strict"], "g"), " or more. "]
-    if floor_only:
-        parts += [f"In {_listed(floor_only)} there are too few stimuli for a test: AUROCs must "]
-        parts += ["reach ", figure(findings["settings"]["floor"], "g")]
-        parts += [" there, and no p value says how sure that is."]
     return [
         html.box(
             f'<div class="first">{found}</div>',
             verdict(space),
-            html.paragraph(*parts),
+            html.paragraph(*_counted(space, findings["settings"])),
             tone=_tone(space),
         ),
         *controls_of(space),
@@ -193,7 +177,7 @@ def proofs(findings: Findings) -> list[html.Html]:
     """Returns what the numbers prove and what not."""
     return [
         html.heading("What this proves, and what not"),
-        html.bullets(findings.get("proves") or ["Nothing was said of it."]),
+        html.Html(f'<div class="compact">{html.bullets(findings["proves"])}</div>'),
     ]
 
 
@@ -284,6 +268,31 @@ def _outcome(name: str, control: Mapping[str, Any]) -> html.Html:
     if name == ROTATED:
         return html.badge("equal", "bad") if control["failed"] else html.badge("below", "good")
     return html.badge("fails", "bad") if control["failed"] else html.badge("holds", "good")
+
+
+def _counted(space: Space, settings: Mapping[str, Any]) -> list[Any]:
+    """Returns the counts behind the first sentence, in sentences."""
+    parts: list[Any] = ["They answer to ", *_things(space["concepts"], "concept"), ": "]
+    parts += [*_things(space["pairs"], "pair"), " of a unit and a concept. "]
+    if space["replicated_pairs"] is None:
+        parts.append("Nothing was replicated, since the scan kept no activations. ")
+    else:
+        parts += ["Found on half of the stimuli and again on the other half: "]
+        parts += [*_things(space["replicated_pairs"], "pair"), ", of "]
+        parts += [*_things(space["replicated_units"], "unit"), " and "]
+        parts += [*_things(space["replicated_concepts"], "concept"), ". "]
+    parts += ["Strict, with every AUROC ", figure(settings["strict"], "g"), " or more: "]
+    parts += [*_things(space["strict_units"], "unit"), ". "]
+    floor_only = space.get("floor_only_facets")
+    if floor_only:
+        parts += [f"In {_listed(floor_only)} there are too few stimuli for a test: AUROCs must "]
+        parts += ["reach ", figure(settings["floor"], "g"), " there, and no p value says how "]
+        parts.append("sure that is.")
+    return parts
+
+
+def _things(number: html.Number, name: str) -> list[Any]:
+    return [count(number), f" {name}" if number == 1 else f" {name}s"]
 
 
 def _models(space: Space) -> list[str]:

@@ -11,6 +11,15 @@ Findings = Mapping[str, Any]
 Rows = Sequence[Mapping[str, Any]]
 
 _MOST_POINTS, _MOST_CONCEPTS = 1500, 100
+_KINDS = (
+    "multimodal-same",
+    "multimodal-partial",
+    "multimodal-divergent",
+    "unimodal",
+    "modality-detector",
+    "none",
+    "dead",
+)
 _PREFIX = "neurons/"
 
 
@@ -83,9 +92,10 @@ def kinds_panel(findings: Findings) -> list[html.Html]:
     """Returns the kinds of units of each space."""
     blocks = []
     for space in findings["spaces"]:
-        kinds = {name: number for name, number in space["kinds"].items() if number}
+        # Those that are not there too: each kind keeps its colour.
+        kinds = dict.fromkeys(_KINDS, 0) | dict(space["kinds"])
         shown: list[Any] = [f"{space['path']}: "]
-        for name, number in kinds.items():
+        for name, number in [one for one in kinds.items() if one[1]]:
             shown += [f"{name.replace('-', ' ')} ", count(number), "; "]
         blocks += [
             html.paragraph(*shown),

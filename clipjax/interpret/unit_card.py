@@ -136,7 +136,7 @@ def _evidence(concept: Mapping[str, Any], facets: Sequence[str]) -> html.Html:
                 count((concept.get("positives") or {}).get(facet)),
                 figure(value),
                 drawn,
-                html.Html(f"{figure(low)}-{figure(high)}"),
+                html.inline(figure(low), "-", figure(high)) if drawn else figure(None),
                 *[
                     show((concept.get(key) or {}).get(facet))
                     for key, show in (

@@ -160,7 +160,7 @@ def test_controls_that_fail_are_told_at_the_top(tmp_path, change, said, make):
     elif "permutation" in change:
         space["permutation"]["failed"] = True
     elif "weak" in change:
-        space.update(facets=["photo", "edges"], floor_only_facets=["word"])
+        space["floor_only_facets"] = ["word"]
     elif "nothing" in change:
         space.update(replicated_pairs=None, replicated_units=None, replicated_concepts=None)
     else:
