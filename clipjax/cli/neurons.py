@@ -19,6 +19,7 @@ COMMANDS: Commands = {
         False,
     ),
     "show": ("clipjax.cli.neurons_show", "show one unit: concepts, exemplars, histograms", False),
+    "scan": ("clipjax.cli.neurons_scan", "show a model stimuli, keep how each unit answers", False),
 }
 
 

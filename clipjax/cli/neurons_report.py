@@ -16,11 +16,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from clipjax.cli.parser import Parser
 from clipjax.config import DualEncoderConfig, UsageError, UserError
 from clipjax.config.convert import from_config_dict
 
 if TYPE_CHECKING:
+    from clipjax.interpret.facets import FacetRows
     from clipjax.interpret.report_pictures import PictureOf
     from clipjax.interpret.scan_files import Scan
 
@@ -37,6 +40,12 @@ def configure(parser: Parser) -> None:
     parser.add_argument(
         "--stimuli", metavar="WHERE", help="where the stimuli are now (where they were scanned)"
     )
+    for flag, default, meaning in (
+        ("--root", ".", "that WHERE is relative to"),
+        ("--caption", "txt", "of a sample of shards, as it was scanned"),
+        ("--concept_column", "", "of a sample of shards, as it was scanned"),
+    ):
+        parser.add_argument(flag, default=default, metavar="WHERE", help=meaning)
     parser.add_argument(
         "--no_pictures", action="store_true", help="words and numbers only; no stimuli are needed"
     )
@@ -66,7 +75,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     scan = Scan(args.scan)
     findings = Findings.read(args.scan).content
-    pictures = _no_picture if args.no_pictures else _pictures(scan, args.stimuli)
+    pictures = _no_picture if args.no_pictures else _pictures(scan, args)
     typographic = Path(args.scan) / TYPOGRAPHIC
     metrics = [] if args.metrics is None else _lines(Path(args.metrics))
     units = min(args.most, len(findings["units"]))
@@ -93,7 +102,7 @@ def _no_picture(facet: str, row: int) -> None:
     del facet, row
 
 
-def _pictures(scan: "Scan", where: str | None) -> "PictureOf":
+def _pictures(scan: "Scan", args: argparse.Namespace) -> "PictureOf":
     """Returns the pictures of the rows of a scan.
 
     Raises:
@@ -102,22 +111,38 @@ def _pictures(scan: "Scan", where: str | None) -> "PictureOf":
     from clipjax.interpret.stimuli import open_stimuli
 
     config = from_config_dict(DualEncoderConfig, scan.record.config)
-    named = where or scan.record.stimuli
+    named = args.stimuli or scan.record.stimuli
     try:
         stimuli = open_stimuli(
-            named, config, facets=list(scan.record.facets), concepts=scan.concepts
+            named,
+            config,
+            facets=list(scan.record.facets),
+            concepts=scan.concepts,
+            concept_column=args.concept_column,
+            caption=args.caption,
+            root=args.root,
         )
     except UserError as error:
         raise UserError(
             f"{error} Say where the stimuli are with --stimuli, or draw without: --no_pictures."
         ) from error
     for name in scan.facets:
-        if stimuli.facets[name].rows.stimuli != scan.rows(name).stimuli:
+        if not _same(stimuli.facets[name].rows, scan.rows(name)):
             raise UserError(
                 f"{named}: the stimuli of {name} are not those that were scanned. Give those with "
                 "--stimuli, or draw without pictures: --no_pictures."
             )
     return lambda facet, row: stimuli.facets[facet].picture(row)
+
+
+def _same(now: "FacetRows", scanned: "FacetRows") -> bool:
+    """Whether these are the rows that were scanned; pictures are known by their confounds."""
+    if now.stimuli != scanned.stimuli or now.texts != scanned.texts:
+        return False
+    if scanned.tower == "text":  # tokens are not counted here
+        return True
+    shapes = now.confounds.shape, scanned.confounds.shape
+    return shapes[0] == shapes[1] and np.allclose(now.confounds, scanned.confounds)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -259,7 +259,8 @@ def _largest(
     # Twice top_k is much faster than one sort by two keys.
     tied = jnp.where(candidates == least, -numbers.astype(jnp.float32), -jnp.inf)
     _, chosen = jax.lax.top_k(jnp.where(candidates > least, jnp.inf, tied), count)
-    return tuple(jnp.take_along_axis(array, chosen, axis=1) for array in (candidates, numbers))
+    best = jnp.take_along_axis(candidates, chosen, axis=1)
+    return best, jnp.take_along_axis(numbers, chosen, axis=1)
 
 
 def _sorted(

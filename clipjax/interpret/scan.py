@@ -45,7 +45,7 @@ _MOST_EXACT_BYTES = 4 << 30
 _MOST_CODES = 256
 
 
-def scan(
+def scan(  # noqa: PLR0913 (each is a choice of the user)
     model: Model,
     stimuli: Stimuli,
     *,
