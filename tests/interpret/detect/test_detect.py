@@ -285,7 +285,7 @@ def test_json_holds_plain_values_only(plants, tmp_path):
     assert "nan" not in (tmp_path / "a.json").read_text()
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 100), data=st.data())
 def test_only_the_order_of_activations_and_no_order_of_stimuli_matters(
     plants, tmp_path_factory, seed, data
