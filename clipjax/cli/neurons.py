@@ -7,6 +7,18 @@ from clipjax.cli.parser import Parser
 from clipjax.cli.subcommands import Commands, add_commands, run_command
 
 COMMANDS: Commands = {
+    "test": (
+        "clipjax.cli.neurons_detect",
+        "test which units of a scan answer to which concepts, beside controls",
+        False,
+    ),
+    "search": ("clipjax.cli.neurons_search", "find the units that answer to something", False),
+    "report": (
+        "clipjax.cli.neurons_report",
+        "draw what was found as one page that needs no network",
+        False,
+    ),
+    "show": ("clipjax.cli.neurons_show", "show one unit: concepts, exemplars, histograms", False),
     "scan": ("clipjax.cli.neurons_scan", "show a model stimuli, keep how each unit answers", False),
 }
 

@@ -1,15 +1,20 @@
-"""One page of HTML that needs nothing else: no script, no font, no address outside of it.
+"""One page of HTML that needs nothing else: no font, no address outside of it.
 
+Browsers are told to load nothing and to run no script but the one that the page was made with.
 Blocks are pieces of HTML that these functions make. Whatever else goes into them is text and is
 escaped; a piece that one of them made may stand in another, a score in a table for example.
 """
 
+import base64
+import hashlib
 import html
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 _STYLE = """\
-:root{color-scheme:light dark;--line:#ccc;--soft:#eee;--mark:#2a6fbb;--page:#fff;--bad:#c00}
+:root{color-scheme:light dark;--line:#ccc;--soft:#eee;--mark:#2a6fbb;--page:#fff}
+:root{--bad:#c00;--good:#18794e}
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
 body{background:var(--page);overflow-wrap:break-word}
 .wide{overflow-x:auto;margin:1rem 0}
@@ -34,8 +39,17 @@ figure{margin:.5rem 0;font-size:13px;line-height:1.3}
 .roomy figure{display:grid;grid-template-columns:96px 1fr;gap:.6rem}
 img,.gone{display:block;max-width:96px;max-height:96px;margin-bottom:.3rem}
 .gone{width:96px;height:96px;background:var(--soft)}
+.badge{display:inline-block;font-size:12px;line-height:1.4;padding:0 .45rem;margin:0 .25rem .1rem 0}
+.badge{border:1px solid currentColor;border-radius:.7rem;font-weight:400;white-space:nowrap}
+.good{color:var(--good)}.bad{color:var(--bad)}
+.box{border:1px solid var(--line);border-radius:.4rem;padding:.6rem .9rem;margin:1rem 0}
+.box.good{border-left:.4rem solid var(--good)}.box.bad{border-left:.4rem solid var(--bad)}
+.box.good,.box.bad{color:inherit}
+mark{background:#ffe28a;color:#000;border-radius:2px}
+.shared{display:block;background:var(--soft) center/contain no-repeat;print-color-adjust:exact}
 @media(prefers-color-scheme:dark){
-:root{--line:#444;--soft:#333;--mark:#6ba7e5;--page:#111;--bad:#f66}body{color:#ddd}}
+:root{--line:#444;--soft:#333;--mark:#6ba7e5;--page:#111;--bad:#f66;--good:#5c9}
+body{color:#ddd}}
 @media(max-width:40rem){th,td{padding:.2rem .4rem}td:first-child{max-width:36vw}}
 """
 _COLOURS = ("#88b4e8", "#f2b880", "#a6d49f", "#d7a6d4", "#f0e08a", "#8fd3d1", "#c9c9c9")
@@ -51,21 +65,33 @@ class Html(str):
     __slots__ = ()
 
 
-def page(title: str, *blocks: str) -> str:
+def page(title: str, *blocks: str, style: str = "", script: str = "") -> str:
     """Returns a whole page.
 
     Args:
         title: plain text.
         blocks: of the functions below.
+        style: further rules, of this page.
+        script: that the page can do without. No other runs, whatever stands in a text.
     """
     name = html.escape(title)
+    end = f"<script>{script}</script>\n" if script else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{name}</title><style>{_STYLE}</style></head>\n<body><h1>{name}</h1>\n"
+        f"<title>{name}</title><style>{_STYLE}{style}</style></head>\n<body><h1>{name}</h1>\n"
         + "\n".join(blocks)
-        + "\n</body></html>\n"
+        + f"\n{end}</body></html>\n"
     )
+
+
+def _policy(script: str) -> str:
+    allowed = "default-src 'none';style-src 'unsafe-inline';img-src data:;media-src data:"
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        allowed += f";script-src 'sha256-{digest}'"
+    return allowed
 
 
 def heading(text: str, level: int = 2) -> Html:
@@ -75,6 +101,15 @@ def heading(text: str, level: int = 2) -> Html:
     '<h2>a &lt; b</h2>'
     """
     return Html(f"<h{level}>{html.escape(text)}</h{level}>")
+
+
+def inline(*parts: Any) -> Html:
+    """Returns text and inline pieces as one piece.
+
+    >>> inline("a < ", number(1, "1"))
+    'a &lt; <data value="1">1</data>'
+    """
+    return Html(_inline(*parts))
 
 
 def paragraph(*parts: Any) -> Html:
@@ -168,6 +203,82 @@ def picture(address: str | None, alt: str) -> Html:
     if not address.startswith("data:image/"):
         raise ValueError(f"a picture at {address[:40]!r}; expected data:image/")
     return Html(f'<img src="{html.escape(address)}" alt="{html.escape(alt)}">')
+
+
+def shared_picture(name: str, alt: str) -> Html:
+    """Returns a place that shows the picture of `shared_picture_rule`, as often as it is needed.
+
+    Args:
+        name: of the picture: a letter, then letters, digits and hyphens.
+        alt: what it shows, in words.
+    """
+    return Html(f'<span class="shared {name}" role="img" aria-label="{html.escape(alt)}"></span>')
+
+
+def shared_picture_rule(name: str, address: str) -> str:
+    """Returns the rule of style that holds a picture once for all of its places.
+
+    Args:
+        name: of the picture: a letter, then letters, digits and hyphens.
+        address: of the data itself, in base64.
+
+    Raises:
+        ValueError: if the address is anything else.
+    """
+    if not re.fullmatch(r"data:image/\w+;base64,[A-Za-z0-9+/=]+", address):
+        raise ValueError(f"a picture at {address[:40]!r}; expected data:image/TYPE;base64,")
+    return f".{name}{{background-image:url({address})}}\n"
+
+
+def sound(address: str, words: str) -> Html:
+    """Returns a sound that is part of the page, and that is played when it is asked for.
+
+    Args:
+        address: begins with `data:audio/`.
+        words: what is heard.
+
+    Raises:
+        ValueError: if the address leads outside of the page.
+    """
+    if not address.startswith("data:audio/"):
+        raise ValueError(f"a sound at {address[:40]!r}; expected data:audio/")
+    return Html(
+        f'<audio controls preload="none" src="{html.escape(address)}" '
+        f'aria-label="{html.escape(words)}"></audio>'
+    )
+
+
+def badge(text: str, tone: str = "") -> Html:
+    """Returns a word or two in a frame.
+
+    Args:
+        text: what it says.
+        tone: "good", "bad", or "" for neither.
+    """
+    return Html(f'<span class="badge {tone}">{html.escape(text)}</span>')
+
+
+def box(*blocks: str, tone: str = "") -> Html:
+    """Returns blocks in a frame, which is green if the tone is "good" and red if it is "bad"."""
+    return Html(f'<div class="box {tone}">' + "\n".join(blocks) + "</div>")
+
+
+def marked(text: str, words: Iterable[str]) -> Html:
+    """Returns text in which whole words stand out, in upper or lower case.
+
+    >>> marked("Dogs & a dog", ["dog"])
+    'Dogs &amp; a <mark>dog</mark>'
+    """
+    longest_first = sorted({re.escape(word) for word in words if word}, key=len, reverse=True)
+    if not longest_first:
+        return Html(html.escape(text))
+    pieces = re.split(rf"(?<!\w)({'|'.join(longest_first)})(?!\w)", text, flags=re.IGNORECASE)
+    return Html(
+        "".join(
+            f"<mark>{html.escape(piece)}</mark>" if number % 2 else html.escape(piece)
+            for number, piece in enumerate(pieces)
+        )
+    )
 
 
 def grid(cells: Iterable[tuple[Html, Sequence[Any]]], *, wide: bool = False) -> Html:

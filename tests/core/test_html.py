@@ -25,6 +25,7 @@ class Reader(HTMLParser):
 
 
 PICTURE = "data:image/jpeg;base64,AAAA"
+SOUND = "data:audio/wav;base64,AAAA"
 
 
 def every_block(text):
@@ -41,6 +42,8 @@ def every_block(text):
         html.grid([(html.picture(PICTURE, text), [text]), (html.picture(None, text), [text])]),
         html.table([text], [[html.interval(0.5, 0.4, 0.6, 0.1, text)]]),
         html.diagonal_chart([(0.0, 0.5, 0.25, text)], text, text, text),
+        html.box(html.paragraph(html.badge(text, "good"), html.shared_picture("p1", text))),
+        html.paragraph(html.sound(SOUND, text), html.marked(text, [])),
     )
 
 
@@ -51,7 +54,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1)
 def test_no_text_becomes_a_tag_and_all_of_it_is_seen(text):
     plain, page = Reader(every_block("x")), Reader(every_block(text))
     assert page.tags == plain.tags
-    assert page.text.count(text) >= 24
+    assert page.text.count(text) >= 26
     of = {
         key: [value for name, value in page.attributes if name == key]
         for key in ("title", "alt", "id", "href", "src", "aria-label")
@@ -59,8 +62,9 @@ def test_no_text_becomes_a_tag_and_all_of_it_is_seen(text):
     assert of["title"] == [text, text]
     assert of["alt"] == of["id"] == [text]
     assert of["href"] == [f"#{text}"]
-    assert of["src"] == [PICTURE]
-    assert of["aria-label"] == [text, f"{text}: 0.5000, from 0.4000 to 0.6000, chance 0.1000", text]
+    assert of["src"] == [PICTURE, SOUND]
+    interval = f"{text}: 0.5000, from 0.4000 to 0.6000, chance 0.1000"
+    assert of["aria-label"] == [text, interval, text, text, text]
 
 
 def test_a_page_needs_nothing_from_elsewhere():
@@ -68,7 +72,49 @@ def test_a_page_needs_nothing_from_elsewhere():
     assert not re.search(r"https?:|//|@import|url\(|<script|<link|<iframe|\bon\w+=", page)
     assert page.startswith("<!doctype html>\n")
     for name, value in Reader(page).attributes:
-        assert name not in ("src", "href") or value.startswith(("data:image/", "#"))
+        assert name not in ("src", "href") or value.startswith(("data:image/", "data:audio/", "#"))
+
+
+def test_only_the_script_of_a_page_is_allowed_to_run():
+    def policy(page):
+        (found,) = [v for n, v in Reader(page).attributes if n == "content" and "default-src" in v]
+        return dict(part.split(" ", 1) for part in found.split(";"))
+
+    assert policy(html.page("a")) == {
+        "default-src": "'none'",
+        "style-src": "'unsafe-inline'",
+        "img-src": "data:",
+        "media-src": "data:",
+    }
+    # printf '%s' 'let a=1' | openssl dgst -sha256 -binary | base64
+    digest = "+Q3dsIT3kYyYXlBldxY4Baal1kEoF6cDrlPvZn4iLYs="
+    assert policy(html.page("a", script="let a=1"))["script-src"] == f"'sha256-{digest}'"
+    assert "<script>let a=1</script>" in html.page("a", script="let a=1")
+
+
+@given(TEXT, st.lists(TEXT, max_size=3))
+def test_marks_change_nothing_of_a_text(text, words):
+    assert Reader(html.marked(text, words)).text == text
+
+
+@given(st.lists(st.sampled_from(["dog", "Dog", "hot dog", "hotdog", "cat", "dogs", "+"])))
+def test_whole_words_are_marked_and_the_longest_first(pieces):
+    text = " / ".join(pieces)
+    found = re.findall("<mark>(.*?)</mark>", html.marked(text, ["dog", "hot dog", "+", ""]))
+    assert found == [one for one in pieces if one in ("dog", "Dog", "hot dog", "+")]
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://a.org/a.png", "data:image/png;base64,A)}body{", "data:image/svg+xml;base64,AAAA", ""],
+)
+def test_a_rule_holds_a_picture_and_nothing_else(address):
+    with pytest.raises(ValueError, match="expected data:image/TYPE"):
+        html.shared_picture_rule("p1", address)
+    with pytest.raises(ValueError, match="expected data:audio/"):
+        html.sound(address, "a")
+    rule = html.shared_picture_rule("p1", "data:image/webp;base64,A+/=")
+    assert rule == ".p1{background-image:url(data:image/webp;base64,A+/=)}\n"
 
 
 @pytest.mark.parametrize("address", ["https://a.org/a.png", "//a", "javascript:a", "data:text"])
