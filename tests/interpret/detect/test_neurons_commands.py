@@ -116,7 +116,7 @@ def test_mistakes_end_with_a_line(clipjax, plants, planted, tested, tmp_path):
         assert code == 2, flag
     code, _, err = clipjax("test", "--scan", tested, "--conj", "maxp-bj")
     assert code == 2
-    assert "Did you mean 'maxp-bh'" in err
+    assert "Did you mean 'maxp-b" in err
     code, _, err = clipjax("test", "--scan", tested, "--required", 3)
     assert code == 1
 
