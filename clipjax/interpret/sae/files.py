@@ -141,23 +141,22 @@ def remove_state(folder: Path) -> None:
     (folder / TRAINING).unlink(missing_ok=True)
 
 
-def is_finished(folder: Path, identity: Mapping[str, Any]) -> bool:
-    """Returns whether the folder holds what this training would give."""
+def finished_sae(folder: Path, features: str, options: SaeOptions) -> Sae | None:
+    """Returns the autoencoder of a folder if it is of these features and options, else None."""
+    if not (folder / RECORD).is_file():
+        return None
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        asked = json.loads(_text(identity))
-        return (
-            record["schema"] == SCHEMA
-            and record["options"] == asked["options"]
-            and record["features"]["identity"] == asked["features"]
-            and (folder / ARRAYS).is_file()
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        sae = load_sae(folder)
+    except UserError:
+        return None
+    same = sae.options == options and sae.features.get("identity") == features
+    return sae if same else None
 
 
 def _check_other(folder: Path, identity: Mapping[str, Any]) -> None:
-    if (folder / RECORD).is_file() and not is_finished(folder, identity):
+    options = SaeOptions(**identity["options"])
+    found = finished_sae(folder, identity["features"], options)
+    if (folder / RECORD).is_file() and found is None:
         raise UserError(
             f"{folder}: holds an autoencoder with other options or of other features. Name another "
             "folder, or add --force to replace it."

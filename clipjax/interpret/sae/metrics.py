@@ -31,8 +31,7 @@ class ModalityUse:
             `bridge_scores`, as atoms have length 1).
         bridge_total: sum of all bridge scores: mean product of both reconstructions of a pair.
         mean_codes: E z_image and E z_text of each latent.
-        gap: distance between the mean embeddings of both modalities (Liang et al. 2022, "Mind the
-            Gap", section 2, https://arxiv.org/abs/2203.02053).
+        mean_inputs: mean of what was encoded, of pictures and of texts.
 
     Source: Papadimitriou et al. 2025, "Interpreting the linear structure of vision-language model
     embedding spaces", sections 3 and 5 (modality score, bridge score),
@@ -49,7 +48,7 @@ class ModalityUse:
     bridge: PerLatent
     bridge_total: float
     mean_codes: Float[np.ndarray, "2 latents"]
-    gap: float
+    mean_inputs: Float[np.ndarray, "2 embed"]
 
     @property
     def live(self) -> Bool[np.ndarray, " latents"]:
@@ -74,6 +73,21 @@ class ModalityUse:
         live = self.live.sum()
         return float(self.bimodal.sum() / live) if live else float("nan")
 
+    def gap(self, decoder: Float[np.ndarray, "latents embed"] | None = None) -> float:
+        """Returns the distance between the mean picture and the mean text, of what was encoded.
+
+        Args:
+            decoder: atoms; with them, what latents that are not bimodal contribute is taken out of
+                all pictures and texts before.
+        """
+        between = self.mean_inputs[0] - self.mean_inputs[1]
+        if decoder is not None:
+            removed = ~self.bimodal
+            between = (
+                between - (self.mean_codes[0] - self.mean_codes[1])[removed] @ decoder[removed]
+            )
+        return float(np.linalg.norm(between))
+
     @property
     def bridge_share(self) -> float:
         """Share of the product of both reconstructions that goes through one and the same latent.
@@ -87,59 +101,57 @@ class ModalityUse:
 class ModalityUseSums:
     """Sums over batches of pairs that give `ModalityUse`; memory is that of one batch.
 
-    >>> sums, eye = ModalityUseSums(), np.eye(2)
-    >>> sums.update((eye, eye), (eye, eye), (eye, eye))
+    Args:
+        decoder: atoms, of unit length.
+        bias: what reconstructions have besides atoms.
+
+    >>> sums, eye = ModalityUseSums(np.eye(2), np.zeros(2)), np.eye(2)
+    >>> sums.update((eye, eye), (eye, eye))
     >>> found = sums.result()
-    >>> found.modality_score.tolist(), found.jaccard, found.r2
-    ([0.5, 0.5], 1.0, (1.0, 1.0))
+    >>> found.modality_score.tolist(), found.jaccard, found.r2, found.bridge_share
+    ([0.5, 0.5], 1.0, (1.0, 1.0), 1.0)
     """
 
-    def __init__(self) -> None:
-        self._pairs = 0
+    def __init__(
+        self, decoder: Float[np.ndarray, "latents embed"], bias: Float[np.ndarray, " embed"]
+    ):
+        self._decoder, self._bias, self._pairs = decoder, bias, 0
+        latents, dim = decoder.shape
+        self._codes = np.zeros((2, latents))
+        self._squares, self._fires = np.zeros((2, latents)), np.zeros((2, latents))
+        self._first, self._inputs = np.zeros((2, dim)), np.zeros((2, dim))
+        self._energy, self._errors = np.zeros(2), np.zeros(2)
+        self._bridge, self._bridge_total, self._jaccard = np.zeros(latents), 0.0, 0.0
 
-    def update(
-        self,
-        codes: tuple[Codes, Codes],
-        embeds: tuple[Embeds, Embeds],
-        reconstructions: tuple[Embeds, Embeds],
-    ) -> None:
+    def update(self, codes: tuple[Codes, Codes], inputs: tuple[Embeds, Embeds]) -> None:
         """Adds a batch; of each argument the pictures and the texts, row by row a pair.
 
         Args:
             codes: latents, not negative.
-            embeds: what was encoded.
-            reconstructions: what the latents stand for, in the same coordinates; of what enters the
-                bridge the mean over all is not taken off.
+            inputs: what was encoded.
         """
-        image, text = (z.astype(np.float64) for z in codes)
-        if not len(image):
+        if not len(codes[0]):
             return
         if not self._pairs:
-            self._first = [x[0].astype(np.float64) for x in embeds]
-            self._codes = np.zeros((2, image.shape[1]))
-            self._squares, self._fires = np.zeros_like(self._codes), np.zeros_like(self._codes)
-            self._embeds = np.zeros((2, embeds[0].shape[1]))
-            self._energy, self._errors = np.zeros(2), np.zeros(2)
-            self._bridge = np.zeros(image.shape[1])
-            self._jaccard = 0.0
-        self._pairs += len(image)
-        for m, z in enumerate((image, text)):
-            self._codes[m] += z.sum(axis=0)
-            self._squares[m] += np.square(z).sum(axis=0)
+            self._first = np.stack([x[0].astype(np.float64) for x in inputs])
+        self._pairs += len(codes[0])
+        given = []
+        for m, (z, x) in enumerate(zip(codes, inputs, strict=True)):
+            given.append(z @ self._decoder)
+            self._codes[m] += z.sum(axis=0, dtype=np.float64)
+            self._squares[m] += np.square(z, dtype=np.float64).sum(axis=0)
             self._fires[m] += (z > 0).sum(axis=0)
-            x = embeds[m].astype(np.float64)
-            self._errors[m] += np.square(x - reconstructions[m]).sum()
-            x -= self._first[m]
-            self._embeds[m] += x.sum(axis=0)
-            self._energy[m] += np.square(x).sum()
-        self._bridge += (image * text).sum(axis=0)
-        self._jaccard += _jaccard(image > 0, text > 0).sum()
+            self._errors[m] += np.square(x - given[m] - self._bias, dtype=np.float64).sum()
+            moved = x - self._first[m]
+            self._inputs[m] += moved.sum(axis=0)
+            self._energy[m] += np.square(moved).sum()
+        image, text = codes
+        self._bridge += (image * text).sum(axis=0, dtype=np.float64)
+        self._bridge_total += float((given[0] * given[1]).sum(dtype=np.float64))
+        self._jaccard += float(_jaccard(image > 0, text > 0).sum())
 
-    def result(self, decoder: Float[np.ndarray, "latents embed"] | None = None) -> ModalityUse:
+    def result(self) -> ModalityUse:
         """Returns what was found.
-
-        Args:
-            decoder: atoms; without them `bridge_total` is NaN.
 
         Raises:
             ValueError: if no pair was seen.
@@ -147,14 +159,12 @@ class ModalityUseSums:
         if not self._pairs:
             raise ValueError("no pairs were seen")
         means, squares = self._codes / self._pairs, self._squares / self._pairs
-        moved = self._embeds / self._pairs
+        moved = self._inputs / self._pairs
         spread = self._energy / self._pairs - np.square(moved).sum(axis=1)
-        centres = np.stack(self._first) + moved
         with np.errstate(invalid="ignore", divide="ignore"):
             score = means[0] / means.sum(axis=0)
             ratio = squares[0] / squares[1]
             r2 = 1 - self._errors / self._pairs / spread
-        ratio[~self._fires.any(axis=0)] = np.nan
         return ModalityUse(
             pairs=self._pairs,
             modality_score=score,
@@ -164,9 +174,9 @@ class ModalityUseSums:
             r2=_two(r2),
             jaccard=self._jaccard / self._pairs,
             bridge=self._bridge / self._pairs,
-            bridge_total=float("nan"),
+            bridge_total=self._bridge_total / self._pairs,
             mean_codes=means,
-            gap=float(np.linalg.norm(centres[0] - centres[1])),
+            mean_inputs=self._first + moved,
         )
 
 
@@ -187,24 +197,6 @@ def bridge_scores(
     """
     together = image.T.astype(np.float64) @ text.astype(np.float64) / max(1, len(image))
     return together * (decoder.astype(np.float64) @ decoder.T.astype(np.float64))
-
-
-def gap_without(
-    gap: Float[np.ndarray, " embed"],
-    mean_codes: Float[np.ndarray, "2 latents"],
-    decoder: Float[np.ndarray, "latents embed"],
-    removed: Bool[np.ndarray, " latents"],
-) -> float:
-    """Returns the distance between both means once some latents are taken out of all embeddings.
-
-    Args:
-        gap: mean picture less mean text, in the coordinates of the decoder.
-        mean_codes: mean latents of pictures and of texts.
-        decoder: atoms.
-        removed: which latents are taken out.
-    """
-    moved = (mean_codes[0] - mean_codes[1])[removed] @ decoder[removed]
-    return float(np.linalg.norm(gap - moved))
 
 
 def _jaccard(first: np.ndarray, second: np.ndarray) -> np.ndarray:
