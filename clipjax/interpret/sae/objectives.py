@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 Codes = Float[Array, "rows latents"]
 
@@ -22,7 +22,7 @@ def top_k(positive: Codes, k: int) -> Codes:
     return positive * _top_k_mask(positive, k)
 
 
-def batch_top_k(positive: Codes, count: int) -> tuple[Codes, Float[Array, ""]]:
+def batch_top_k(positive: Codes, count: int | Int[Array, ""]) -> tuple[Codes, Float[Array, ""]]:
     """Keeps the `count` largest latents of all rows together; returns the least one kept as well.
 
     That is the threshold which stands in for the batch where rows come alone. Where fewer are above
