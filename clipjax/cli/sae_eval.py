@@ -10,8 +10,8 @@ bimodal share of the live latents that pictures and texts use about as much (sco
 Jaccard latents that a picture and its text share, over those that one of both uses
 xMS     whether the pictures and the texts that drive a latent mean the same, over chance (1)
 bridge  share of the likeness of a picture and its text that goes through the same latents
-gap     between the mean picture and the mean text; then of what was encoded; then once latents of
-        one modality are taken out
+gap     between the mean picture and the mean text; encoded: what is left of it in what was encoded;
+        cleaned: and once the latents that are not bimodal are taken out
 
 What rows mean is by default the embedding of their text, the one that was encoded, and that
 flatters xMS: name embeddings of another model, or rows of concepts, with --judge.
@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: if an autoencoder or features cannot be used.
     """
-    from clipjax.interpret.sae.evaluation import evaluate_sae, scores_table
+    from clipjax.cli.sae_table import scores_table
+    from clipjax.interpret.sae.evaluation import evaluate_sae
     from clipjax.interpret.sae.features import open_features
     from clipjax.interpret.sae.files import load_sae
 

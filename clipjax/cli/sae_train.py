@@ -104,7 +104,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"--save_every={args.save_every}: expected 1 or more.")
     from clipjax.config import MeshConfig
     from clipjax.core.mesh import make_mesh
-    from clipjax.interpret.sae.evaluation import evaluate_sae, scores_table
+    from clipjax.cli.sae_table import scores_table
+    from clipjax.interpret.sae.evaluation import evaluate_sae
     from clipjax.interpret.sae.features import described, open_features
     from clipjax.interpret.sae.files import finished_sae
     from clipjax.interpret.sae.training import train_sae

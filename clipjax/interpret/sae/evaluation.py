@@ -1,7 +1,6 @@
 """Judges an autoencoder on paired embeddings: what it keeps, and what both modalities share."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -112,51 +111,3 @@ def evaluate_sae(
         gap_encoded=use.gap() / sae.scale,
         gap_without_unimodal=use.gap(sae.decoder) / sae.scale,
     )
-
-
-def scores_table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Returns summaries as text, one line each.
-
-    Args:
-        found: `SaeScores.summary` by name.
-    """
-    head = (
-        "autoencoder",
-        "R2 image",
-        "R2 text",
-        "L0 image",
-        "L0 text",
-        "dead",
-        "bimodal",
-        "Jaccard",
-        "xMS",
-        "bridge",
-        "gap",
-        "encoded",
-        "cleaned",
-    )
-    lines = [list(head)]
-    for name, one in found.items():
-        numbers = [
-            *(f"{one['r2'][m]:.3f}" for m in ("image", "text")),
-            *(f"{one['l0'][m]:.2f}" for m in ("image", "text")),
-            f"{one['dead_share']:.1%}",
-            f"{one['bimodal_share']:.2f}",
-            f"{one['paired_jaccard']:.3f}",
-            _written(one["cross_modal_ratio"]["mean"]),
-            f"{one['bridge_share']:.2f}",
-            *(f"{one['gap'][g]:.3f}" for g in ("embeddings", "encoded", "without_unimodal")),
-        ]
-        lines.append([name, *numbers])
-    widths = [max(len(line[c]) for line in lines) for c in range(len(head))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if c else cell.ljust(width)
-            for c, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
-def _written(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
