@@ -102,9 +102,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     options = options_from(args)
     if args.save_every < 1:
         raise UsageError(f"--save_every={args.save_every}: expected 1 or more.")
+    from clipjax.cli.sae_table import scores_table
     from clipjax.config import MeshConfig
     from clipjax.core.mesh import make_mesh
-    from clipjax.cli.sae_table import scores_table
     from clipjax.interpret.sae.evaluation import evaluate_sae
     from clipjax.interpret.sae.features import described, open_features
     from clipjax.interpret.sae.files import finished_sae

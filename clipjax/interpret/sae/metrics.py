@@ -60,7 +60,7 @@ class ModalityUse:
         """Which latents both modalities use; see `BIMODAL`."""
         low, high = BIMODAL
         with np.errstate(invalid="ignore"):
-            return (self.modality_score >= low) & (self.modality_score <= high)
+            return np.logical_and(self.modality_score >= low, self.modality_score <= high)
 
     @property
     def dead_share(self) -> float:

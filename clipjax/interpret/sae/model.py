@@ -189,7 +189,13 @@ def unit_rows(atoms: Float[Array, "latents embed"]) -> Float[Array, "latents emb
 
 
 @functools.partial(jax.jit, static_argnames=("k", "by_threshold"))
-def _encode(weights: Params, inputs: Inputs, threshold: float, k: int, by_threshold: bool) -> Codes:
+def _encode(
+    weights: Params,
+    inputs: Inputs,
+    threshold: float | Float[Array, ""],
+    k: int,
+    by_threshold: bool,
+) -> Codes:
     found = positive(weights, inputs)
     return jnp.where(found >= threshold, found, 0) if by_threshold else top_k(found, k)
 

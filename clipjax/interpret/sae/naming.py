@@ -36,7 +36,7 @@ class AtomNames:
         """Returns the name of each atom, "unlabelled" where q is above `rate`."""
         return [
             names[place] if q <= rate else UNLABELLED
-            for place, q in zip(self.best, self.q_value, strict=True)
+            for place, q in zip(self.best.tolist(), self.q_value, strict=True)
         ]
 
 
