@@ -1,14 +1,12 @@
 """`clipjax data`: makes, checks, describes and measures shards, and shows what a run reads."""
 
 import argparse
-import importlib
 from typing import Any
 
 from clipjax.cli.parser import Parser
-from clipjax.config.errors import UsageError
+from clipjax.cli.subcommands import Commands, add_commands, run_command
 
-# name: (module, what it does, whether it reads --config and --config.FIELD=VALUE)
-COMMANDS = {
+COMMANDS: Commands = {
     "emoji": (
         "clipjax.cli.data_emoji",
         "about 3,600 emoji with their names, from the fonts of this system",
@@ -42,25 +40,7 @@ def configure(parser: Parser, name: str | None = None) -> None:
         parser: of `clipjax data`.
         name: of the command, if it is known.
     """
-    if name and name.startswith("-") and name not in ("-h", "--help"):
-        raise UsageError(
-            f"clipjax data: the command comes before {name}. There are: {', '.join(COMMANDS)}."
-        )
-    commands = parser.add_subparsers(dest="command", metavar="WHAT", required=True)
-    for command, (module_name, meaning, _) in COMMANDS.items():
-        if name not in COMMANDS:
-            commands.add_parser(command, help=meaning)
-        elif command == name:
-            module = importlib.import_module(module_name)
-            leaf = commands.add_parser(
-                command,
-                help=meaning,
-                description=module.__doc__,
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-            )
-            module.configure(leaf)
-    if name and not name.startswith("-") and name not in COMMANDS:
-        parser.parse_args([name])  # raises with the nearest name
+    add_commands(parser, COMMANDS, name)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -69,7 +49,4 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: of the command; for overrides where there is no config.
     """
-    module_name, _, takes_config = COMMANDS[args.command]
-    if args.overrides and not takes_config:
-        raise UsageError(f"clipjax data {args.command}: takes no config: {args.overrides[0]}.")
-    return importlib.import_module(module_name).run(args)
+    return run_command("data", COMMANDS, args)

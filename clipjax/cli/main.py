@@ -26,6 +26,8 @@ COMMANDS = {
     "inspect": ("clipjax.cli.inspect", "show what a run is, without running it", True),
     "models": ("clipjax.cli.models", "list the published models that have a preset", False),
     "data": ("clipjax.cli.data", "make, check, describe and measure shards; show batches", True),
+    "neurons": ("clipjax.cli.neurons", "find and prove units that mean one thing", False),
+    "sae": ("clipjax.cli.sae", "sparse autoencoders: train, judge, name what they find", False),
     "convert": ("clipjax.cli.convert", "write a model in the files of another codebase", False),
     "push": ("clipjax.cli.push", "send a folder of weights to the Hugging Face Hub", False),
     "doctor": ("clipjax.cli.doctor", "check this machine, and that a model can learn", True),
@@ -86,7 +88,7 @@ def _run(argv: list[str]) -> int:
         epilog=EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    if name == "data":  # imports only the command that is asked for
+    if hasattr(module, "COMMANDS"):  # imports only the part that is asked for
         module.configure(parser, rest[0] if rest else None)
     else:
         module.configure(parser)

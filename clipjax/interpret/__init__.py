@@ -1,1 +1,1 @@
-"""Layer 3: which units answer to which concepts, and how sure that is; NumPy only."""
+"""Layer 4: the neuron lab: which units of a model answer to which concepts, shown and proved."""

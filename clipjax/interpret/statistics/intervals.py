@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from clipjax.core.statistics import Seed, bootstrap_metric
-from clipjax.interpret.ranks import midranks
+from clipjax.interpret.statistics.ranks import midranks
 
 _HALVINGS = 60  # of an interval of length 1: beyond the last bit
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from clipjax.interpret.conjunction import conjunction
-from clipjax.interpret.planted import PlantConfig, plant, recovery
-from clipjax.interpret.strata import confound_strata, controlled_scores
+from clipjax.interpret.statistics.conjunction import conjunction
+from clipjax.interpret.statistics.planted import PlantConfig, plant, recovery
+from clipjax.interpret.statistics.strata import confound_strata, controlled_scores
 
 PLAIN = PlantConfig()
 CONFOUNDED = PlantConfig(confound=1.0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clipjax.config import UserError
-from clipjax.interpret.monosemanticity import CrossModalMonosemanticity, Monosemanticity
+from clipjax.interpret.statistics.monosemanticity import CrossModalMonosemanticity, Monosemanticity
 
 
 def scaled(activations):

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from scipy.spatial import distance
 
-from clipjax.interpret.selectivity import (
+from clipjax.interpret.statistics.selectivity import (
     compare_dissimilarities,
     dissimilarity,
     lifetime_sparseness,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from clipjax.interpret.intervals import (
+from clipjax.interpret.statistics.intervals import (
     bootstrap_auroc_interval,
     delong_interval,
     delong_variance,

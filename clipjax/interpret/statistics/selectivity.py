@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from clipjax.core.statistics import Seed
-from clipjax.interpret.ranks import midranks
+from clipjax.interpret.statistics.ranks import midranks
 
 Responses = Float[np.ndarray, "stimuli units"]
 Dissimilarity = Float[np.ndarray, "stimuli stimuli"]

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from clipjax.config import UserError
-from clipjax.interpret import ranks as module
-from clipjax.interpret.ranks import facet_scores, midranks
+from clipjax.interpret.statistics import ranks as module
+from clipjax.interpret.statistics.ranks import facet_scores, midranks
 
 
 def drawn(kind, shape, seed=0):

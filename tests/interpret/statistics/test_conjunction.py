@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from clipjax.interpret.conjunction import (
+from clipjax.interpret.statistics.conjunction import (
     adafilter,
     confirmation_half,
     conjunction,

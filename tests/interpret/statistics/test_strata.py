@@ -5,9 +5,9 @@ import pytest
 from scipy import stats
 
 from clipjax.config import UserError
-from clipjax.interpret import ranks as ranks_module
-from clipjax.interpret.ranks import facet_scores
-from clipjax.interpret.strata import confound_strata, controlled_scores, van_elteren
+from clipjax.interpret.statistics import ranks as ranks_module
+from clipjax.interpret.statistics.ranks import facet_scores
+from clipjax.interpret.statistics.strata import confound_strata, controlled_scores, van_elteren
 
 
 def data(stimuli=120, units=5, concepts=4, seed=0, ties=False):

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from clipjax.config import UserError
-from clipjax.interpret.ranks import (
+from clipjax.interpret.statistics.ranks import (
     FacetScores,
     Pairs,
     count_positives,

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from clipjax.core.paired_comparison import benjamini_hochberg
-from clipjax.interpret.ranks import Pairs, facet_scores
+from clipjax.interpret.statistics.ranks import Pairs, facet_scores
 
 FacetPairs = Float[np.ndarray, "facets units concepts"]
 PairFinds = Bool[np.ndarray, "units concepts"]
