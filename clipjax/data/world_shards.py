@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.config.errors import UsageError
+from clipjax.data.concepts import rarest_concept
 from clipjax.data.emoji_world import EmojiWorld, load_emoji_world
 from clipjax.data.writers import DatasetFolder, Sample, write_shards
 
@@ -53,14 +54,8 @@ def make_emoji_world(
     return folder.finish({"splits": counts})
 
 
-def class_of(world: EmojiWorld) -> np.ndarray:
-    """Returns one concept of each stimulus: that which the fewest stimuli have."""
-    rarity = world.labels / world.labels.sum(axis=0)
-    return rarity.argmax(axis=1)
-
-
 def _pictures(world: EmojiWorld, pictures: np.ndarray, *, held_out: bool) -> Iterator[Sample]:
-    classes = class_of(world)
+    classes = rarest_concept(world.labels)
     for row in np.flatnonzero(world.held_out == held_out):
         concepts = [world.concepts[c].id for c in np.flatnonzero(world.labels[row])]
         captions = [*world.captions[row], *concepts]
