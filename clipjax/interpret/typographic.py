@@ -17,8 +17,8 @@ from clipjax.config import UsageError
 from clipjax.core.statistics import bootstrap_interval
 from clipjax.data.resize import EvaluationTransform
 from clipjax.evals.prompts import Prompts
+from clipjax.evals.protocol import Encoders
 from clipjax.evals.zeroshot import class_embeds
-from clipjax.inference import Model
 from clipjax.interpret.typographic_pictures import (
     ARMS,
     ArmPictures,
@@ -80,8 +80,9 @@ class Typographic:
 
 
 def run_typographic(
-    model: Model,
+    encode: Encoders,
     scene: Scene,
+    transform: EvaluationTransform,
     *,
     repeats: int = 4,
     views: int = 8,
@@ -92,8 +93,9 @@ def run_typographic(
     """Shows a model pictures with words in all four arms, and words alone.
 
     Args:
-        model: names what it sees by the class whose text is nearest.
+        encode: of the model, which names what it sees by the class whose text is nearest.
         scene: pictures and words.
+        transform: how the model sees a picture.
         repeats: wrong words for each picture.
         views: pictures of each word alone.
         seed: of words, places and colours.
@@ -106,10 +108,8 @@ def run_typographic(
     for name, number in (("repeats", repeats), ("views", views), ("resamples", resamples)):
         if number < 1:
             raise UsageError(f"{name}={number}: wanted 1 or more.")
-    encode = model.encoder.bind(model.params)
     prompts = Prompts(class_names=scene.names, templates=templates, source="typographic")
     classes = class_embeds(encode, prompts)
-    transform = EvaluationTransform.of(model.config)
     trials = draw_trials(scene, repeats=repeats, seed=seed)
 
     def answers(pictures: ArmPictures | WordsAlone) -> Int[np.ndarray, " pictures"]:

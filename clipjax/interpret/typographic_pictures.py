@@ -8,7 +8,7 @@ interference in serial verbal reactions".
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
@@ -32,6 +32,7 @@ _MARGIN = 1  # pixels of paper around the ink
 _VIEWS = 2**16  # numbers of places and sizes
 
 
+@runtime_checkable
 class Masks(Protocol):
     """Where the ink of written class names is, 255 where it covers all."""
 
