@@ -1,6 +1,7 @@
 """Measures what the multimodal-neuron lab finds, and how fast.
 
 clipjax bench neurons world --seeds 0,1,2 --json world.json
+clipjax bench neurons sae --seeds 0,1,2 --json sae.json
 """
 
 import argparse
@@ -11,6 +12,10 @@ from clipjax.cli.parser import Parser
 
 # name: (module with configure and run, which import nothing slow before they run; what it measures)
 COMMANDS = {
+    "sae": (
+        "clipjax.cli.bench_neurons_sae",
+        "sparse autoencoders of every objective: what they keep, what both modalities share",
+    ),
     "world": (
         "clipjax.cli.bench_neurons_world",
         "models trained on the world of emoji: zero-shot, reading, hijacking, units; controls",

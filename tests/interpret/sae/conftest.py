@@ -12,23 +12,33 @@ from clipjax.interpret.sae.options import SaeOptions
 from clipjax.interpret.sae.training import train_sae
 
 
-def planted_pairs(*, pairs=800, dim=24, shared=24, own=4, k=2, gap=0.8, noise=0.02, seed=0):
+def planted_pairs(
+    *, pairs=800, dim=24, shared=24, own=4, k=2, gap=0.8, noise=0.02, seed=0, with_amounts=False
+):
     """Returns pictures and texts, unit rows, and the atoms: the shared ones, then each side's."""
     rng = np.random.default_rng(seed)
     atoms = rng.normal(size=(shared + 2 * own, dim))
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    offsets = rng.normal(size=(2, dim))
     chosen = np.argsort(rng.random((pairs, shared)), axis=1)[:, :k]
     amounts = np.zeros((pairs, shared))
     np.put_along_axis(amounts, chosen, rng.uniform(0.6, 1.4, (pairs, k)), axis=1)
     sides = []
     for side in range(2):
-        offset = rng.normal(size=dim)
+        offset = offsets[side]
         rows = (amounts * rng.uniform(0.9, 1.1, amounts.shape)) @ atoms[:shared]
         mine = atoms[shared + side * own + rng.integers(own, size=pairs)]
         rows += 0.3 * (rng.random((pairs, 1)) < 0.3) * mine
         rows += gap * offset / np.linalg.norm(offset) + noise * rng.normal(size=rows.shape)
         sides.append((rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32))
-    return sides[0], sides[1], atoms
+    found = sides[0], sides[1], atoms
+    return (*found, amounts) if with_amounts else found
+
+
+@pytest.fixture(scope="session")
+def make_pairs():
+    """The function `planted_pairs`."""
+    return planted_pairs
 
 
 @pytest.fixture(scope="session")
