@@ -41,7 +41,7 @@ class AtomNames:
 
 
 def name_atoms(
-    sae: Sae, name_embeds: Embeds, embeds: Float[np.ndarray, "rows embed"], *, seed: int = 0
+    sae: Sae, name_embeds: Embeds, embeds: Float[np.ndarray, "inputs embed"], *, seed: int = 0
 ) -> AtomNames:
     """Returns the name that each atom points at.
 

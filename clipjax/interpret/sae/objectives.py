@@ -22,11 +22,10 @@ def top_k(positive: Codes, k: int) -> Codes:
     return positive * _top_k_mask(positive, k)
 
 
-def batch_top_k(positive: Codes, count: int | Int[Array, ""]) -> tuple[Codes, Float[Array, ""]]:
-    """Keeps the `count` largest latents of all rows together; returns the least one kept as well.
+def batch_top_k(positive: Codes, count: int | Int[Array, ""]) -> Codes:
+    """Keeps the `count` largest latents of all rows together.
 
-    That is the threshold which stands in for the batch where rows come alone. Where fewer are above
-    0, all of these are kept; equal ones at the threshold are all kept.
+    Where fewer are above 0, all of these are kept; of equal ones at the limit all are kept.
 
     The rows may be split over devices: the threshold is found by halving the range of float32, so
     that devices exchange one number at a time, and no latents.
@@ -47,9 +46,7 @@ def batch_top_k(positive: Codes, count: int | Int[Array, ""]) -> tuple[Codes, Fl
         return jnp.where((bits >= raised).sum() >= count, raised, low)
 
     found = jax.lax.fori_loop(0, _FLOAT_BITS, halve, jnp.zeros((), jnp.int32))
-    found = jnp.maximum(found, 1)
-    kept = bits >= found
-    return jnp.where(kept, positive, 0), jax.lax.bitcast_convert_type(found, jnp.float32)
+    return jnp.where(bits >= jnp.maximum(found, 1), positive, 0)
 
 
 def group_top_k(image: Codes, text: Codes, k: int) -> tuple[Codes, Codes]:

@@ -24,7 +24,6 @@ from clipjax.interpret.sae.options import SaeOptions
 Metrics = dict[str, Float[Array, ""]]
 Step = Callable[["SaeState", Mapping[str, Array]], tuple["SaeState", Metrics]]
 
-_THRESHOLD_DECAY = 0.98
 _FALLING_SHARE = 0.2
 _CLIP_NORM = 1.0
 
@@ -39,14 +38,12 @@ class SaeState:
         params: of the autoencoder.
         opt_state: of Adam.
         idle: int32 [latents], steps since a row kept each latent.
-        threshold: float32, moving average of the least latent kept ("batchtopk").
     """
 
     step: Any
     params: Any
     opt_state: Any
     idle: Any
-    threshold: Any
 
 
 def make_optimizer(options: SaeOptions) -> optax.GradientTransformation:
@@ -72,7 +69,6 @@ def init_state(options: SaeOptions, dim: int) -> SaeState:
         params=params,
         opt_state=make_optimizer(options).init(params),
         idle=jnp.zeros(options.latents, jnp.int32),
-        threshold=jnp.zeros(()),
     )
 
 
@@ -98,13 +94,11 @@ def make_step(options: SaeOptions, energies: tuple[float, float]) -> Step:
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         params = {**params, "decoder": unit_rows(params["decoder"])}
-        moved = _THRESHOLD_DECAY * state.threshold + (1 - _THRESHOLD_DECAY) * aux["threshold"]
         new = SaeState(
             step=state.step + 1,
             params=params,
             opt_state=opt_state,
             idle=jnp.where(aux["fired"], 0, state.idle + 1),
-            threshold=jnp.where(state.step == 0, aux["threshold"], moved),
         )
         return new, {"loss": loss, "r2": aux["r2"], "dead": dead.mean()}
 
@@ -118,7 +112,7 @@ def sae_loss(
     batch: Mapping[str, Array],
     dead: Bool[Array, " latents"],
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """Returns the loss and what else is known then: "r2", "fired", "threshold".
+    """Returns the loss and what else is known then: "r2" and "fired".
 
     The loss is the squared error over the spread of each modality, so 1 for a reconstruction by the
     means, averaged over modalities and levels; and, `aux` times, that with which dead latents
@@ -127,7 +121,7 @@ def sae_loss(
     Source: Gao et al. 2024, appendix A.2 (dead latents), https://arxiv.org/abs/2406.04093.
     """
     image, text, seen = batch["image"], batch["text"], batch["seen"]
-    levels, threshold = pair_codes(options, params, image, text, seen)
+    levels = pair_codes(options, params, image, text, seen)
     errors = []
     for z_image, z_text in levels:
         left = image - decode(params, z_image), text - decode(params, z_text)
@@ -139,7 +133,7 @@ def sae_loss(
         left = image - decode(params, z_image), text - decode(params, z_text)
         loss += options.aux * _dead_loss(options, params, (image, text), left, seen, dead)
     fired = (z_image > 0).any(axis=0) | (z_text > 0).any(axis=0)
-    return loss, {"r2": 1 - errors[place], "fired": fired, "threshold": threshold}
+    return loss, {"r2": 1 - errors[place], "fired": fired}
 
 
 def _dead_loss(

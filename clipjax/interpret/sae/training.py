@@ -16,7 +16,7 @@ from clipjax.data.keyed import uniforms
 from clipjax.data.order import Order, shuffled
 from clipjax.interpret.sae.features import FeaturePairs
 from clipjax.interpret.sae.files import load_state, remove_state, save_sae, save_state
-from clipjax.interpret.sae.model import Sae, centres
+from clipjax.interpret.sae.model import Sae, centres, exact_threshold
 from clipjax.interpret.sae.options import SaeOptions
 from clipjax.interpret.sae.step import SaeState, init_state, make_step
 
@@ -92,9 +92,10 @@ class SaeTraining:
         """Returns the autoencoder as it is now."""
         state = jax.device_get(self.state)
         weights = {name: np.asarray(value) for name, value in state.params.items()}
-        return dataclasses.replace(
-            self._base, weights=weights, threshold=float(state.threshold), steps=int(state.step)
-        )
+        sae = dataclasses.replace(self._base, weights=weights, steps=int(state.step))
+        if self._options.objective != "batchtopk":
+            return sae
+        return dataclasses.replace(sae, threshold=exact_threshold(sae, self._features))
 
     def _batch(self, step: int) -> dict[str, jax.Array]:
         samples = self._order.samples(step)

@@ -46,7 +46,10 @@ def write_embeds(tmp_path):
             exemplars=5,
         )
         concepts = [Concept(f"c{i}", f"name{i}", (f"name{i}",)) for i in range(count)]
-        summaries = {facet: summarise(x, bins=32, exemplars=5) for facet, x in embeds.items()}
+        summaries = {
+            facet: summarise(x.astype(np.float32), bins=32, exemplars=5)
+            for facet, x in embeds.items()
+        }
         return write_scan(tmp_path / name, record, concepts, rows, embeds, summaries)
 
     return write

@@ -31,7 +31,8 @@ def test_groups_and_centring_make_latents_that_both_use(make_sae, pairs):
     features, _ = pairs
     group = evaluate_sae(make_sae(), features)
     plain = evaluate_sae(make_sae(objective="topk", centre=False), features)
-    assert group.use.bimodal_share >= 0.9
+    # Eight atoms belong to one modality, and need not be found.
+    assert group.use.bimodal_share >= 0.75
     assert plain.use.bimodal_share <= group.use.bimodal_share - 0.1
     assert group.use.jaccard > plain.use.jaccard + 0.05
     assert group.gap == pytest.approx(plain.gap, rel=1e-5)
@@ -49,9 +50,15 @@ def test_pairs_keep_the_same_latents_when_they_come_together(make_sae, pairs):
 def test_the_threshold_gives_the_sparsity_of_training(make_sae, pairs):
     sae = make_sae(objective="batchtopk")
     found = evaluate_sae(sae, pairs[0]).use
-    # The threshold is a mean over the last batches, whose k-th largest latents differ by a percent.
-    assert np.mean(found.l0) == pytest.approx(3, rel=0.05)
-    assert sae.threshold > 0
+    assert np.mean(found.l0) == pytest.approx(3, rel=1e-3)
+    image, text = pairs[0].take(np.arange(len(pairs[0])))
+    before = [
+        (sae.inputs(x, m) - sae.weights["bias"]) @ sae.weights["encoder"]
+        + sae.weights["encoder_bias"]
+        for x, m in ((image, "image"), (text, "text"))
+    ]
+    ordered = np.sort(np.concatenate(before).ravel())[::-1]
+    assert sae.threshold == pytest.approx(ordered[2 * 3 * len(image) - 1], rel=1e-5)
 
 
 def test_more_latents_of_a_matryoshka_reconstruct_better(make_sae, pairs):
@@ -64,7 +71,7 @@ def test_more_latents_of_a_matryoshka_reconstruct_better(make_sae, pairs):
         errors.append(np.square(sae.decode(codes, "image") - image).sum())
     assert sae.options.levels == (1, 2, 4, 8)
     assert errors == sorted(errors, reverse=True)
-    assert errors[0] > 1.3 * errors[1] > 1.3 * 1.3 * errors[2]
+    assert errors[0] > 2 * errors[2] > 2 * errors[3]
 
 
 def test_the_gradient_equals_a_reference_in_float64():
