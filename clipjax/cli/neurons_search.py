@@ -7,8 +7,10 @@ import argparse
 from typing import Any
 
 from clipjax.cli.parser import Parser
-from clipjax.cli.text_table import text_table, written
+from clipjax.cli.text_table import MISSING, text_table, written
 from clipjax.config.errors import UsageError
+
+_ANSWERS = {True: "yes", False: "no", None: MISSING}
 
 
 def configure(parser: Parser) -> None:
@@ -32,7 +34,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     rows = []
     for unit in units[: args.most]:
         first = unit["concepts"][0] if unit["concepts"] else {}
-        sure = {True: "yes", False: "no"}.get(first.get("replicated"), "-")
         rows.append(
             [
                 unit["unit"],
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 unit["label"],
                 written(first.get("effect"), ".3f"),
                 written(first.get("q"), ".2g"),
-                sure,
+                _ANSWERS[first.get("replicated")],
             ]
         )
     head = ["unit", "kind", "concepts", "label", "AUROC", "q", "replicated"]

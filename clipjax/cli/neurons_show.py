@@ -68,8 +68,8 @@ def _print_concept(concept: Any) -> None:
                 f"  {facet}",
                 written(auroc, ".3f"),
                 f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else "-",
-                written(concept["p"][facet], ".2g"),
-                written(concept["p_stratified"][facet], ".2g"),
+                written(concept["p"].get(facet), ".2g"),
+                written(concept["p_stratified"].get(facet), ".2g"),
                 written(concept["ap"].get(facet), ".2f"),
                 str(concept["positives"][facet]),
             ]

@@ -6,6 +6,7 @@ what they replicate.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ ALIKE = 0.1
 """How much a basis must exceed its rotation by, as a share, to be more than one of many."""
 
 _LEVEL = 0.05
+
+_Pairs = Bool[np.ndarray, "units concepts"]
 
 
 def control_scans(scan: Scan) -> dict[str, Scan]:
@@ -127,37 +130,17 @@ def unit_permutation(finds: SpaceFinds, settings: DetectSettings) -> dict[str, A
     """
     if not settings.permutations or not finds.pairs:
         return None
-    facets = finds.space.facets
-    runs = [_permuted(finds, settings, m) for m in range(len(facets))]
+    facets = finds.space.shown
+    runs = [_permuted(finds, settings, name) for name in facets]
     worst = min(
         range(len(runs)), key=lambda m: (_or_infinite(runs[m]["enrichment"]), -runs[m]["p"])
     )
     return {**runs[worst], "facet": facets[worst], "failed": runs[worst]["p"] > _LEVEL}
 
 
-def _permuted(finds: SpaceFinds, settings: DetectSettings, facet: int) -> dict[str, Any]:
+def _permuted(finds: SpaceFinds, settings: DetectSettings, facet: str) -> dict[str, Any]:
     """Counts pairs with the units of one facet permuted."""
-    required = settings.required or len(finds.space.facets)
-    p, auroc = finds.evidence.p_value, finds.evidence.auroc
-    bar = np.sort(p, axis=0)[required - 1][finds.found].max()
-    sure, strong = p <= bar, auroc >= settings.floor
-    tested = ~np.isnan(p).any(axis=0)
-    rest = np.arange(len(p)) != facet
-    others_sure, others_strong = sure[rest].sum(axis=0), strong[rest].sum(axis=0)
-    # What the others leave this facet to decide: nothing, or that it be sure, strong, or both.
-    needs = []
-    for by_sure, left_sure in (
-        (None, others_sure >= required),
-        (sure, others_sure == required - 1),
-    ):
-        for by_strong, left_strong in (
-            (None, others_strong >= required),
-            (strong, others_strong == required - 1),
-        ):
-            target = np.ones(tested.shape, bool)
-            for condition in (by_sure, by_strong):
-                target &= True if condition is None else condition[facet]
-            needs.append((tested & left_sure & left_strong, target))
+    needs = list(_needs(finds, settings, facet))
     observed = sum(int((open_pairs & target).sum()) for open_pairs, target in needs)
     width = finds.space.width
     halves = [slice(first, first + width) for first in range(0, finds.space.units, width)]
@@ -175,8 +158,41 @@ def _permuted(finds: SpaceFinds, settings: DetectSettings, facet: int) -> dict[s
     }
 
 
+def _needs(
+    finds: SpaceFinds, settings: DetectSettings, facet: str
+) -> Iterator[tuple[_Pairs, _Pairs]]:
+    """Yields which pairs the other facets leave open, and which of them this facet closes."""
+    space, evidence = finds.space, finds.evidence
+    required = settings.required or len(space.facets)
+    p, auroc = evidence.p_value, evidence.auroc
+    bar = np.sort(p, axis=0)[required - 1][finds.found].max()
+    sure, strong = p <= bar, auroc >= settings.floor
+    open_pairs = ~np.isnan(p).any(axis=0)
+    weak = {name: scores >= settings.floor for name, scores in evidence.weak_auroc.items()}
+    for name, reached in weak.items():
+        if name != facet:
+            open_pairs &= reached
+    if facet in weak:
+        enough = (sure.sum(axis=0) >= required) & (strong.sum(axis=0) >= required)
+        yield open_pairs & enough, weak[facet]
+        return
+    here = space.facets.index(facet)
+    rest = np.arange(len(p)) != here
+    others_sure, others_strong = sure[rest].sum(axis=0), strong[rest].sum(axis=0)
+    everything = np.ones(open_pairs.shape, bool)
+    for by_sure, left_sure in (
+        (everything, others_sure >= required),
+        (sure[here], others_sure == required - 1),
+    ):
+        for by_strong, left_strong in (
+            (everything, others_strong >= required),
+            (strong[here], others_strong == required - 1),
+        ):
+            yield open_pairs & left_sure & left_strong, by_sure & by_strong
+
+
 def _draws(
-    needs: list[tuple[Bool[np.ndarray, "units concepts"], Bool[np.ndarray, "units concepts"]]],
+    needs: list[tuple[_Pairs, _Pairs]],
     settings: DetectSettings,
     *,
     width: int,
@@ -230,7 +246,7 @@ def _firm(figures: dict[str, Any]) -> int:
 
 
 def _check_same_stimuli(space: Space, control: Scan) -> None:
-    for facet in (*space.facets, *space.controls):
+    for facet in (*space.shown, *space.controls):
         if facet not in control.facets or control.rows(facet).stimuli != space.rows(facet).stimuli:
             raise UserError(
                 f"{control.path}: was not scanned with the stimuli of {facet} that the model was "

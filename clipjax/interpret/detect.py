@@ -1,5 +1,6 @@
 """From a scan to findings: which units answer to which concepts, and whether that holds up."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -61,7 +62,8 @@ def detect(
     lines = dict.fromkeys([*lines, *untested])
     figures: list[dict[str, Any]] = []
     listed: list[tuple[Any, dict[str, Any]]] = []
-    turns = 1 + (len(others) + settings.rotations if controls else 0)
+    rotations = settings.rotations if scan.record.store != "none" else 0
+    turns = 1 + (len(others) + rotations if controls else 0)
     total = turns * sum(space.units for space in spaces)
     with Progress("testing", total, "units", quiet_seconds=2.0) as progress:
         for space in spaces:
@@ -102,25 +104,32 @@ def _with_concepts(
     """
     kept, lines = [], []
     for space in spaces:
-        tested = np.ones(len(scan.concepts), bool)
-        for facet in space.facets:
-            labels = scan.rows(facet).labels
-            tested &= testable(count_positives(labels), len(labels), settings.least)
-        if tested.any():
-            kept.append(space)
+        positives = {name: count_positives(scan.rows(name).labels) for name in space.facets}
+        enough = {
+            name: testable(counts, len(scan.rows(name).stimuli), settings.least)
+            for name, counts in positives.items()
+        }
+        weak = tuple(name for name in space.facets if not enough[name].any())
+        tested = tuple(name for name in space.facets if name not in weak)
+        common = [enough[name] & (positives[name] > 0) for name in tested]
+        common += [positives[name] > 0 for name in weak]
+        most = ", ".join(f"{name} {int(positives[name].max(initial=0))}" for name in space.facets)
+        if len(tested) < max(2, settings.required or 2) or not np.logical_and.reduce(common).any():
+            lines.append(
+                f"{space.path}: not tested; no concept has {settings.least} positives and as many "
+                f"negatives in enough of its facets (most positives of one concept: {most})"
+            )
             continue
-        most = ", ".join(
-            f"{facet} {int(scan.rows(facet).labels.sum(axis=0).max(initial=0))}"
-            for facet in space.facets
-        )
-        lines.append(
-            f"{space.path}: not tested; no concept has {settings.least} positives and as many "
-            f"negatives in each of its facets (most positives of one concept: {most})"
-        )
+        kept.append(dataclasses.replace(space, facets=tested, weak=weak))
+        lines += [
+            f"{name}: no concept has {settings.least} positives, so that nothing is tested there; "
+            "a find must reach the AUROC there too"
+            for name in weak
+        ]
     if not kept:
         raise UserError(
             f"{scan.path}: its facets share no concept that can be tested. {'. '.join(lines)}. "
-            "Name facets that share stimuli or concepts (--facets), or lower --least."
+            "Name facets that share concepts (--facets), or lower --least."
         )
     return kept, lines
 

@@ -58,15 +58,17 @@ class Evidence:
     """Scores of all pairs of a space.
 
     Attributes:
-        p_value: of each facet, the larger of raw and stratified; NaN where not tested.
-        auroc: of each facet.
+        p_value: of each tested facet, the larger of raw and stratified; NaN where not tested.
+        auroc: of each tested facet.
         raw_p: without regard to confounds.
-        positives: stimuli of each concept, by facet.
-        stimuli: of each facet.
+        positives: stimuli of each concept, by tested facet.
+        stimuli: of each tested facet.
         halves: None where activations were not kept.
         not_replicable: concepts that are tested, but have too few positives in some half.
+        weak_auroc: of each facet that is too small for a test.
         control_auroc: of each facet in which no concept ought to be found.
-        facet_auroc: how well each unit tells each facet from the others; None as above.
+        facet_auroc: how well each unit tells each facet, tested or not, from the others; None as
+            above.
         dead: units with one value for all stimuli.
         meaning: whether what drives a unit means one thing; None as above.
     """
@@ -78,8 +80,9 @@ class Evidence:
     stimuli: tuple[int, ...]
     halves: Halves | None
     not_replicable: Bool[np.ndarray, " concepts"]
+    weak_auroc: dict[str, Pairs]
     control_auroc: dict[str, Pairs]
-    facet_auroc: Float[np.ndarray, "facets units"] | None
+    facet_auroc: Float[np.ndarray, "shown units"] | None
     dead: Bool[np.ndarray, " units"]
     meaning: Meaning | None
 
@@ -106,15 +109,16 @@ def gather(space: Space, settings: DetectSettings, advance: Advance = lambda _: 
         discovery_auroc=np.full(shape, np.nan),
         confirmation_p=np.full(shape, np.nan),
     )
-    control_auroc = {name: np.full(shape[1:], np.nan) for name in space.controls}
-    facet_auroc = np.full(shape[:2], np.nan)
+    plain = {name: np.full(shape[1:], np.nan) for name in (*space.weak, *space.controls)}
+    facet_auroc = np.full((len(space.shown), space.units), np.nan)
     dead = np.zeros(space.units, bool)
     meaning = MeaningOfBlock.of(space)
     parts = []
     for block in space.blocks():
         names = [str(space.unit_name(u)) for u in range(block.start, block.stop)]
-        values = [space.values(name, block) for name in space.facets]
-        for m, (test, of_facet) in enumerate(zip(tests, values, strict=True)):
+        values = {name: space.values(name, block) for name in (*space.shown, *space.controls)}
+        for m, test in enumerate(tests):
+            of_facet = values[test.rows.name]
             whole = test.scores(of_facet, names)
             p_value[m, block], auroc[m, block] = whole.p_value, whole.raw.auroc
             raw_p[m, block] = whole.raw.p_value
@@ -122,13 +126,14 @@ def gather(space: Space, settings: DetectSettings, advance: Advance = lambda _: 
             halves.discovery_p[m, block] = first.p_value
             halves.discovery_auroc[m, block] = first.raw.auroc
             halves.confirmation_p[m, block] = second.p_value
-        for name, scores in control_auroc.items():
+        for name, scores in plain.items():
             labels = space.rows(name).labels
-            found = facet_scores(space.values(name, block), labels, min_positives=1, exact_below=0)
+            found = facet_scores(values[name], labels, min_positives=1, exact_below=0, units=names)
             scores[block] = found.auroc
-        facet_auroc[:, block] = facet_label_auroc(values)
-        dead[block] = dead_units(values)
-        parts.append(meaning.scores(values))
+        shown = [values[name] for name in space.shown]
+        facet_auroc[:, block] = facet_label_auroc(shown)
+        dead[block] = dead_units(shown)
+        parts.append(meaning.scores(shown))
         advance(block.stop - block.start)
     return Evidence(
         p_value=p_value,
@@ -138,7 +143,8 @@ def gather(space: Space, settings: DetectSettings, advance: Advance = lambda _: 
         stimuli=tuple(len(test.rows.stimuli) for test in tests),
         halves=halves,
         not_replicable=np.logical_or.reduce([t.tested & ~t.replicable for t in tests]),
-        control_auroc=control_auroc,
+        weak_auroc={name: plain[name] for name in space.weak},
+        control_auroc={name: plain[name] for name in space.controls},
         facet_auroc=facet_auroc,
         dead=dead,
         meaning=Meaning.joined(parts),
@@ -160,8 +166,8 @@ class FacetTest:
 
     rows: FacetRows
     confirms: Bool[np.ndarray, " rows"]
-    strata: Strata | None
-    half_strata: tuple[Strata | None, Strata | None]
+    strata: Int[np.ndarray, "rows _"] | None
+    half_strata: tuple[Int[np.ndarray, "_ _"] | None, Int[np.ndarray, "_ _"] | None]
     least: int
     least_in_half: int
 
@@ -254,9 +260,11 @@ def _from_rank_sums(space: Space, settings: DetectSettings) -> Evidence:
     """Returns what rank sums and histograms tell: no strata, no halves, no meaning."""
     found = [_facet_of_rank_sums(space, name, settings.least) for name in space.facets]
     auroc, p_value = (np.stack(arrays) for arrays in zip(*found, strict=True))
-    controls = {name: _facet_of_rank_sums(space, name, 1)[0] for name in space.controls}
+    plain = {
+        name: _facet_of_rank_sums(space, name, 1)[0] for name in (*space.weak, *space.controls)
+    }
     low, high = (
-        np.stack([getattr(space.summary(name), end) for name in space.facets])
+        np.stack([getattr(space.summary(name), end) for name in space.shown])
         for end in ("low", "high")
     )
     dead = low.min(axis=0) == high.max(axis=0)
@@ -268,7 +276,8 @@ def _from_rank_sums(space: Space, settings: DetectSettings) -> Evidence:
         stimuli=tuple(len(space.rows(name).stimuli) for name in space.facets),
         halves=None,
         not_replicable=np.ones(len(space.scan.concepts), bool),
-        control_auroc=controls,
+        weak_auroc={name: plain[name] for name in space.weak},
+        control_auroc={name: plain[name] for name in space.controls},
         facet_auroc=None,
         dead=np.tile(dead, 2) if space.signed else dead,
         meaning=None,
@@ -290,6 +299,7 @@ def _facet_of_rank_sums(
         auroc, z = np.concatenate([auroc, 1 - auroc]), np.concatenate([z, -z])
         spread = np.tile(spread, 2)
     p_value = np.where(spread[:, None] > 0, upper_tail(z), 1.0)
+    auroc = np.clip(auroc, 0, 1)  # ranks are estimates
     untested = ~testable(positives, total, least)
     auroc[:, untested] = p_value[:, untested] = np.nan
     return auroc, p_value

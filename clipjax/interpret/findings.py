@@ -82,7 +82,7 @@ class Findings:
         """Returns the listed units that a text fits, the best first.
 
         First those with a concept of that name or with that word, then those of whose words it is
-        one, then those with an exemplar that says it.
+        one, then those with exemplars that say it, those with most of them first.
 
         Raises:
             UserError: if nothing fits, with the nearest name.
@@ -93,9 +93,9 @@ class Findings:
         known = self._words_of_concepts()
         ranked = []
         for place, unit in enumerate(self.content["units"]):
-            rank = _fit(wanted, unit, known)
-            if rank is not None:
-                ranked.append((rank, place, unit))
+            fit = _fit(wanted, unit, known)
+            if fit is not None:
+                ranked.append((fit, place, unit))
         if not ranked:
             names = {name for names in known.values() for name in names}
             names |= {word for unit in self.content["units"] for word in unit["words"]}
@@ -125,7 +125,7 @@ class Findings:
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Writes neurons.json, whole or not at all."""
         with replaced(Path(path)) as file:
-            file.write((strict_json(self.content, indent=1) + "\n").encode())
+            file.write(_as_lines(self.content).encode())
 
     def save_arrays(self, path: str | os.PathLike[str]) -> None:
         """Writes neurons.npz, whole or not at all; names are "PATH:NAME"."""
@@ -159,14 +159,27 @@ def written_arrays(
 
 def _fit(
     wanted: tuple[str, ...], unit: Mapping[str, Any], known: dict[str, list[str]]
-) -> int | None:
-    """Returns how well a text fits a unit, 0 the best; None if it does not."""
+) -> float | None:
+    """Returns how well a text fits a unit, the smaller the better; None if it does not."""
     names = [name for concept in unit["concepts"] for name in known.get(concept["concept"], ())]
     if any(tuple(words_of(name)) == wanted for name in names):
-        return 0
+        return 0.0
     if any(set(wanted) <= set(words_of(name)) for name in names):
-        return 1
+        return 1.0
     if set(wanted) <= {*unit["words"], *words_of(unit["label"])}:
-        return 2
+        return 2.0
     texts = (one["text"] for exemplars in unit["top"].values() for one in exemplars)
-    return 3 if any(set(wanted) <= set(words_of(text)) for text in texts) else None
+    said = sum(set(wanted) <= set(words_of(text)) for text in texts)
+    return 3 - said / (1 + said) if said else None  # above 2
+
+
+def _as_lines(content: Mapping[str, Any]) -> str:
+    """Returns JSON with a line for each field, and one for each item of a list of objects."""
+    fields = []
+    for name, value in content.items():
+        text = strict_json(value)
+        if isinstance(value, list) and value and isinstance(value[0], Mapping):
+            items = ",\n  ".join(strict_json(item) for item in value)
+            text = f"[\n  {items}\n ]"
+        fields.append(f" {strict_json(name)}: {text}")
+    return "{\n" + ",\n".join(fields) + "\n}\n"

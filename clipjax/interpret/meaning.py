@@ -15,7 +15,7 @@ from clipjax.interpret.statistics.monosemanticity import (
     Monosemanticity,
 )
 
-Rows = Int[np.ndarray, " rows"]
+Rows = Int[np.ndarray, " _"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class MeaningOfBlock:
     @classmethod
     def of(cls, space: Space) -> "MeaningOfBlock":
         """Returns what the scores of a space need."""
-        facets = tuple(space.rows(name) for name in space.facets)
+        facets = tuple(space.rows(name) for name in space.shown)
         return cls(
             facets=facets,
             vectors=tuple(concept_vectors(facet.labels) for facet in facets),

@@ -13,11 +13,13 @@ from clipjax.interpret.spaces import Space
 from clipjax.interpret.statistics.conjunction import (
     Conjunction,
     FacetFinds,
+    FacetPairs,
     PairFinds,
     UnitKind,
     confirmation_half,
     conjunction,
     facet_finds,
+    invariance_index,
     replicated,
     unit_kinds,
 )
@@ -67,23 +69,38 @@ class SpaceFinds:
 
 def find(space: Space, evidence: Evidence, settings: DetectSettings) -> SpaceFinds:
     """Returns what the evidence of a space amounts to."""
-    joint = conjunction(evidence.p_value, evidence.auroc, required=settings.required)
-    raw = conjunction(evidence.raw_p, evidence.auroc, required=settings.required)
+    p, auroc = evidence.p_value, evidence.auroc
+    joint = _joint(p, evidence, settings)
     found = _finds(joint, settings)
-    single = facet_finds(evidence.p_value, evidence.auroc, rate=settings.rate, floor=settings.floor)
+    single = facet_finds(p, auroc, rate=settings.rate, floor=settings.floor)
     facet_auroc = evidence.facet_auroc
     if facet_auroc is None:
-        facet_auroc = np.full(evidence.p_value.shape[:2], np.nan)
+        facet_auroc = np.full((len(space.shown), space.units), np.nan)
     return SpaceFinds(
         space=space,
         evidence=evidence,
         joint=joint,
         found=found,
         replicated=_replicated(found, evidence, settings),
-        unstratified=_finds(raw, settings),
+        unstratified=_finds(_joint(evidence.raw_p, evidence, settings), settings),
         single=single,
         kinds=unit_kinds(found, single, facet_auroc, evidence.dead),
         held_out=_held_out(space, evidence, settings),
+    )
+
+
+def _joint(p_value: FacetPairs, evidence: Evidence, settings: DetectSettings) -> Conjunction:
+    """What the tested facets say, with the effect of the weakest facet of all."""
+    joint = conjunction(p_value, evidence.auroc, required=settings.required)
+    if not evidence.weak_auroc:
+        return joint
+    # A concept without positives in such a facet has no effect there that could be told.
+    weak = np.stack(list(evidence.weak_auroc.values()))
+    every = np.concatenate([evidence.auroc, weak])
+    return dataclasses.replace(
+        joint,
+        effect=np.minimum(joint.effect, weak.min(axis=0)),
+        invariance=np.where(np.isnan(joint.effect), np.nan, invariance_index(every)),
     )
 
 
@@ -109,13 +126,17 @@ def _held_out(space: Space, evidence: Evidence, settings: DetectSettings) -> dic
     """Counts finds of half of the concepts, at the threshold that the other half has set."""
     kept = confirmation_half([c.id for c in space.scan.concepts], salt="concepts")
     if kept.all() or not kept.any():
-        return {"concepts": 0, "threshold": 0.0, "pairs": 0, "units": 0}
-    p, auroc = evidence.p_value, evidence.auroc
-    seen = conjunction(p[..., ~kept], auroc[..., ~kept], required=settings.required)
-    found = seen.p_value[_finds(seen, settings)]
-    threshold = float(found.max(initial=0))
-    others = conjunction(p[..., kept], auroc[..., kept], required=settings.required)
+        return {"concepts": 0, "threshold": 0.0, "pairs": 0, "units": 0, "found_concepts": 0}
+    seen, others = (
+        conjunction(
+            evidence.p_value[..., part], evidence.auroc[..., part], required=settings.required
+        )
+        for part in (~kept, kept)
+    )
+    threshold = float(seen.p_value[_finds(seen, settings)].max(initial=0))
     held = (others.p_value <= threshold) & (others.effect >= settings.floor)
+    for auroc in evidence.weak_auroc.values():
+        held &= auroc[:, kept] >= settings.floor
     return {
         "concepts": int(kept.sum()),
         "threshold": threshold,
@@ -182,7 +203,8 @@ def space_figures(finds: SpaceFinds, settings: DetectSettings) -> dict[str, Any]
     meaning = evidence.meaning
     return {
         "path": space.path,
-        "facets": list(space.facets),
+        "facets": list(space.shown),
+        "floor_only_facets": list(space.weak),
         "control_facets": list(space.controls),
         "signed": space.signed,
         **counts_of(finds, settings),
@@ -192,7 +214,7 @@ def space_figures(finds: SpaceFinds, settings: DetectSettings) -> dict[str, Any]
         "kinds": dict(Counter(kind.kind for kind in finds.kinds)),
         "monosemanticity": {
             name: spread(row[~evidence.dead])
-            for name, row in zip(space.facets, meaning.within, strict=True)
+            for name, row in zip(space.shown, meaning.within, strict=True)
         }
         if meaning is not None
         else None,
@@ -227,7 +249,7 @@ def _mean_precision(finds: SpaceFinds) -> float | None:
     units = sorted({unit for unit, _ in pairs})
     place = {unit: i for i, unit in enumerate(units)}
     worst = np.ones(len(pairs))
-    for facet in finds.space.facets:
+    for facet in finds.space.shown:
         values, labels = finds.space.values(facet, units), finds.space.rows(facet).labels
         here = [average_precision(values[:, place[u]], labels[:, c]) for u, c in pairs]
         worst = np.minimum(worst, here)

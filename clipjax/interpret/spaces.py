@@ -70,6 +70,8 @@ class Space:
         scan: that has their activations.
         path: of the model.
         facets: that are tested, two or more.
+        weak: facets with too few positives of any concept for a test: a find must reach the AUROC
+            there, and no p value says how sure that is.
         controls: facets in which no concept ought to be found.
         signed: whether both directions are units.
         basis: orthogonal matrix that replaces the axes; None for those of the model.
@@ -78,9 +80,15 @@ class Space:
     scan: Scan
     path: str
     facets: tuple[str, ...]
+    weak: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
     signed: bool = False
     basis: Float[np.ndarray, "width width"] | None = None
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Facets that are no controls: first those that are tested."""
+        return (*self.facets, *self.weak)
 
     @property
     def width(self) -> int:
@@ -118,7 +126,7 @@ class Space:
 
     def blocks(self) -> Iterator[slice]:
         """Yields the units in blocks whose activations, in all facets, fit in memory."""
-        rows = sum(len(self.rows(facet).stimuli) for facet in (*self.facets, *self.controls))
+        rows = sum(len(self.rows(facet).stimuli) for facet in (*self.shown, *self.controls))
         step = max(1, CHUNK_ENTRIES // max(1, rows))
         for first in range(0, self.units, self.width):
             for start in range(first, first + self.width, step):

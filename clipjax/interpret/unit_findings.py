@@ -13,7 +13,7 @@ from clipjax.interpret.statistics.ranks import EXACT_BELOW
 from clipjax.interpret.unit_words import UnitWords
 
 HISTOGRAM_BINS = 32
-SHOWN_EXEMPLARS = 25
+SHOWN_EXEMPLARS = (16, 8)  # of the most and of the least active
 
 _RANK = ("multimodal-same", "multimodal-partial", "multimodal-divergent", "unimodal")
 
@@ -37,9 +37,7 @@ class UnitDetails:
         finds, space = self._finds, self._space
         name, kind = space.unit_name(unit), finds.kinds[unit]
         meaning = finds.evidence.meaning
-        values = {
-            facet: space.values(facet, [unit])[:, 0] for facet in space.facets if space.stored
-        }
+        values = {facet: space.values(facet, [unit])[:, 0] for facet in space.shown if space.stored}
         chosen = self._concepts(unit)
         concepts = [self._concept(unit, concept, values) for concept in chosen]
         return {
@@ -48,18 +46,21 @@ class UnitDetails:
             "index": name.index,
             "sign": name.sign,
             "kind": kind.kind,
-            "detects": [space.facets[m] for m in kind.detects],
-            "facets": [space.facets[m] for m in kind.facets],
+            "detects": [space.shown[m] for m in kind.detects],
+            "facets": [
+                (space.shown if kind.kind == "modality-detector" else space.facets)[m]
+                for m in kind.facets
+            ],
             "monosemanticity": _mean(meaning.within[:, unit]) if meaning else None,
             "cross_modal_ratio": _number(meaning.across[unit]) if meaning else None,
             "modality_score": _number(meaning.modality[unit]) if meaning else None,
             **self._words.of(unit),
             "badges": self._badges(unit, concepts),
             "concepts": concepts,
-            "top": {facet: self._exemplars(facet, unit, chosen, 0) for facet in space.facets},
-            "bottom": {facet: self._exemplars(facet, unit, chosen, 1) for facet in space.facets},
+            "top": {facet: self._exemplars(facet, unit, chosen, 0) for facet in space.shown},
+            "bottom": {facet: self._exemplars(facet, unit, chosen, 1) for facet in space.shown},
             "histogram": {
-                facet: self._histogram(facet, chosen, values.get(facet)) for facet in space.facets
+                facet: self._histogram(facet, chosen, values.get(facet)) for facet in space.shown
             },
         }
 
@@ -83,7 +84,8 @@ class UnitDetails:
             "name": known.name,
             "found": bool(finds.found[unit, concept]),
             "facets": [f for m, f in enumerate(facets) if finds.single[m, unit, concept]],
-            "auroc": _by_facet(facets, evidence.auroc[:, unit, concept]),
+            "auroc": _by_facet(facets, evidence.auroc[:, unit, concept])
+            | {name: _number(auroc[unit, concept]) for name, auroc in evidence.weak_auroc.items()},
             "p": _by_facet(facets, evidence.raw_p[:, unit, concept]),
             "p_stratified": _by_facet(facets, evidence.p_value[:, unit, concept]),
             "p_joint": _number(joint.p_value[unit, concept]),
@@ -96,7 +98,10 @@ class UnitDetails:
                 finds.found[unit, concept] and joint.effect[unit, concept] >= settings.strict
             ),
             "replicated": None if firm is None else bool(firm[unit, concept]),
-            "positives": _by_facet(facets, evidence.positives[:, concept], int),
+            "positives": {
+                facet: int(self._space.rows(facet).labels[:, concept].sum())
+                for facet in self._space.shown
+            },
             "control_auroc": {
                 name: _number(auroc[unit, concept])
                 for name, auroc in evidence.control_auroc.items()
@@ -141,7 +146,7 @@ class UnitDetails:
         column, flipped = unit % space.width, unit >= space.width
         from_top = (end == 0) != flipped
         values = (summary.top_values if from_top else summary.bottom_values)[column]
-        chosen = self._words.exemplars(facet, unit)[end][:SHOWN_EXEMPLARS]
+        chosen = self._words.exemplars(facet, unit)[end][: SHOWN_EXEMPLARS[end]]
         return [
             {
                 "stimulus": rows.stimuli[row],
@@ -179,25 +184,21 @@ def listed_units(finds: SpaceFinds) -> list[tuple[Strength, int]]:
     Replicated pairs come first, then other pairs that hold in the required facets, then units with
     concepts in some facets, by AUROC.
     """
-    effect = np.where(finds.found, finds.joint.effect, -1).max(axis=1)
-    single = np.where(finds.single, finds.evidence.auroc, -1).max(axis=(0, 2))
-    firm = np.zeros(len(effect), bool)
-    if finds.replicated is not None:
-        firm = finds.replicated.any(axis=1)
+    effect = np.where(finds.found, finds.joint.effect, -1.0).max(axis=1)
+    single = np.where(finds.single, finds.evidence.auroc, -1.0).max(axis=2).max(axis=0)
+    confirmed = np.zeros_like(finds.found) if finds.replicated is None else finds.replicated
+    firm = np.asarray(confirmed.any(axis=1))
     out: list[tuple[Strength, int]] = []
     for unit, kind in enumerate(finds.kinds):
         if kind.kind in _RANK:
-            strength = float((effect if kind.kind == _RANK[0] else single)[unit])
+            strength = float(effect[unit] if kind.kind == _RANK[0] else single[unit])
             loose = not bool(firm[unit])
             out.append(((loose, _RANK.index(kind.kind), -strength, finds.space.path, unit), unit))
     return out
 
 
-def _by_facet(facets: tuple[str, ...], values: np.ndarray, of: type = float) -> dict[str, Any]:
-    return {
-        facet: _number(value) if of is float else of(value)
-        for facet, value in zip(facets, values, strict=True)
-    }
+def _by_facet(facets: tuple[str, ...], values: np.ndarray) -> dict[str, Any]:
+    return {facet: _number(value) for facet, value in zip(facets, values, strict=True)}
 
 
 def _number(value: Any) -> float | None:

@@ -33,7 +33,7 @@ class UnitWords:
         A label needs more of its exemplars in one facet than chance draws, corrected for the
         number of concepts and facets: an argmax over concepts would name noise too.
         """
-        ends = {name: self.exemplars(name, unit) for name in self._space.facets}
+        ends = {name: self.exemplars(name, unit) for name in self._space.shown}
         return {"label": self._label(ends), "words": self._words(ends)}
 
     def exemplars(self, facet: str, unit: int) -> tuple[list[int], list[int]]:
