@@ -7,7 +7,9 @@ from clipjax.cli.parser import Parser
 from clipjax.cli.subcommands import Commands, add_commands, run_command
 
 COMMANDS: Commands = {
-    # one line for each command
+    "train": ("clipjax.cli.sae_train", "train an autoencoder on paired embeddings", False),
+    "eval": ("clipjax.cli.sae_eval", "say what latents keep and whether modalities share", False),
+    "label": ("clipjax.cli.sae_label", "test what latents answer to, and name their atoms", False),
 }
 
 

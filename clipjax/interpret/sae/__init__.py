@@ -1,0 +1,1 @@
+"""Sparse autoencoders: embeddings of pictures and texts as few latents of one dictionary."""
