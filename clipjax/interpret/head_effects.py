@@ -67,9 +67,7 @@ def direct_effects(tower: ViT, parts: Parts) -> DirectEffects:
     )
     mlps = jnp.stack(
         [
-            (
-                parts.pooled(part.hidden) @ neuron_outputs(block) + total * mlp_bias(block)
-            ) @ out
+            (parts.pooled(part.hidden) @ neuron_outputs(block) + total * mlp_bias(block)) @ out
             for part, block in zip(parts.layers, blocks, strict=True)
         ],
         axis=1,

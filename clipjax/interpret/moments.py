@@ -7,7 +7,6 @@
 ([3.0, 0.0], 2.666667, 3)
 """
 
-
 import numpy as np
 from jaxtyping import Float
 
