@@ -7,7 +7,26 @@ from clipjax.cli.parser import Parser
 from clipjax.cli.subcommands import Commands, add_commands, run_command
 
 COMMANDS: Commands = {
-    # one line for each command
+    "dissect": (
+        "clipjax.cli.neurons_dissect",
+        "name the units of a scan after concepts, or leave them unlabelled",
+        False,
+    ),
+    "textspan": (
+        "clipjax.cli.neurons_textspan",
+        "tell in texts what each attention head adds to the embedding",
+        False,
+    ),
+    "second-order": (
+        "clipjax.cli.neurons_second_order",
+        "tell in texts what each neuron does through later heads",
+        False,
+    ),
+    "match": (
+        "clipjax.cli.neurons_match",
+        "find units of two scans or facets that answer to the same stimuli",
+        False,
+    ),
 }
 
 
