@@ -1,8 +1,7 @@
 """Finds units of two scans, or of two facets of one scan, that answer to the same stimuli.
 
 clipjax neurons match --scan A --other B --path image/blocks/3/mlp_act
-clipjax neurons match --scan A --path image/blocks/3/mlp_act --facet photo \\
-    --other_path text/blocks/3/mlp_act --other_facet caption
+clipjax neurons match --scan A --path image/out --facet photo --other_path text/out
 
 A pair is mutual: each unit is the nearest of the other by Pearson's correlation over all stimuli.
 What chance makes of the same activations is had by shuffling the stimuli of the second. CKA, CKNNA

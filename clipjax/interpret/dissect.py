@@ -181,13 +181,22 @@ def _overlap_tails(
     both: np.ndarray, positives: np.ndarray, sizes: np.ndarray, total: int
 ) -> Float[np.ndarray, " units"]:
     """Returns how often so many stimuli drawn at random have as many positives or more."""
-    from scipy import stats
+    from scipy import special
 
-    triples, of_unit = np.unique(
-        np.stack([both.astype(np.int64), positives, sizes]), axis=1, return_inverse=True
-    )
-    tails = stats.hypergeom.sf(triples[0] - 1, total, triples[1], triples[2])
-    return tails[of_unit.reshape(-1)]
+    def log_ways(among: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        possible = (chosen >= 0) & (chosen <= among)
+        ways = (
+            special.gammaln(among + 1.0)
+            - special.gammaln(np.where(possible, chosen, 0) + 1.0)
+            - special.gammaln(np.where(possible, among - chosen, 0) + 1.0)
+        )
+        return np.where(possible, ways, -np.inf)
+
+    most = int(sizes.max(initial=0))
+    drawn = both[:, None].astype(np.int64) + np.arange(most + 1)
+    positives, sizes = positives[:, None], sizes[:, None]
+    with_both = log_ways(positives, drawn) + log_ways(total - positives, sizes - drawn)
+    return np.exp(with_both - log_ways(np.array(total), sizes)).sum(axis=1)
 
 
 def _names(scores: np.ndarray, p_value: np.ndarray) -> Names:
