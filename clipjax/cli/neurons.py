@@ -25,6 +25,8 @@ COMMANDS: Commands = {
     "match": (
         "clipjax.cli.neurons_match",
         "find units of two scans or facets that answer to the same stimuli",
+        False,
+    ),
     "typographic": (
         "clipjax.cli.neurons_typographic",
         "write words on pictures and tell what they make a model say",
