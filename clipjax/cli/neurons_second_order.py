@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     write_json(out / "second_order.json", content)
     order = np.argsort(-effects.size, kind="stable")[:_SHOWN_NEURONS]
     rows = [_row(neurons[neuron]) for neuron in order]
-    print(text_table(["unit", "size", "share", "explained", "texts"], rows))
+    print(text_table(["unit", "texts", "size", "share", "explained"], rows, texts=2))
     print(
         "\nsize: root mean square length of the effect on an embedding of length 1; share: of its\n"
         "variance along one direction; explained: of that direction by the texts\n"
@@ -90,8 +90,8 @@ def _row(neuron: Any) -> list[str]:
     said = [f"{one['weight']:+.2f} {one['text']}" for one in neuron["texts"][:_SHOWN_TEXTS]]
     return [
         neuron["unit"],
+        ", ".join(said),
         f"{neuron['size']:.4f}",
         f"{neuron['share']:.0%}",
         f"{neuron['explained']:.0%}",
-        ", ".join(said),
     ]

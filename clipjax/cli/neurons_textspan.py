@@ -76,13 +76,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     rows = [
         [
             f"{one['layer']}:{one['head']}",
+            ", ".join(one["texts"][:_SHOWN_TEXTS]),
             f"{one['size']:.3f}",
             f"{one['explained'][-1]:.0%}",
-            ", ".join(one["texts"][:_SHOWN_TEXTS]),
         ]
         for one in heads
     ]
-    print(text_table(["head", "size", "explained", "texts"], rows))
+    print(text_table(["head", "texts", "size", "explained"], rows, texts=2))
     print(
         "\nsize: root mean square length of what the head adds to an embedding of length 1;\n"
         "explained: share of its variance that all its texts span\n"
