@@ -76,11 +76,11 @@ def look(args: Any) -> Looked:
     from clipjax.inference.load import load
     from clipjax.interpret.facet_pictures import FacetPictures, image_facets
     from clipjax.interpret.stimuli import open_stimuli
-    from clipjax.interpret.vit_parts import check_can_be_taken_apart
+    from clipjax.interpret.vit_parts import image_tower
 
     make_folder(args.out)
     model = load(args.model, step=args.step, preset=args.preset)
-    check_can_be_taken_apart(model.config)
+    image_tower(model.config)
     facets = tuple(args.facets.split(",")) if args.facets else ()
     stimuli = open_stimuli(
         args.stimuli or args.shards,

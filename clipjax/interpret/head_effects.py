@@ -112,8 +112,7 @@ class HeadReads:
             return chosen @ readout(tower)
 
         def reads(params: Any, images: Array) -> Array:
-            model = with_params(plain, params)
-            parts = take_apart(model.image, model._pixels(images))
+            parts = take_apart(with_params(plain, params), images)
             of_layers = jnp.stack([_read(parts, layer) for layer in self.layers], axis=1)
             lengths = jnp.linalg.norm(parts.embeds, axis=-1)
             return of_layers / lengths[:, None, None, None]

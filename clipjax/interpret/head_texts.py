@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from clipjax.config import UserError, ViTConfig
+from clipjax.config import UserError
 from clipjax.data.images import Images
 from clipjax.inference.load import Model
 from clipjax.interpret.facet_pictures import picture_batches
 from clipjax.interpret.head_effects import HeadReads
 from clipjax.interpret.moments import Moments
 from clipjax.interpret.text_span import TextSpan, text_span
-from clipjax.interpret.vit_parts import check_can_be_taken_apart
+from clipjax.interpret.vit_parts import image_tower
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,9 +41,7 @@ def last_layers(model: Model, count: int) -> list[int]:
     Raises:
         UserError: if the tower has no heads that can be told apart.
     """
-    check_can_be_taken_apart(model.config)
-    assert isinstance(model.config.image, ViTConfig)
-    depth = model.config.image.depth
+    depth = image_tower(model.config).depth
     return list(range(max(0, depth - count), depth))
 
 
@@ -72,9 +70,8 @@ def head_spans(
         UserError: if the tower is none whose embedding is a sum over heads, there is no such layer,
             fewer texts than picks, or a head says the same of all images.
     """
-    check_can_be_taken_apart(model.config)
-    assert isinstance(model.config.image, ViTConfig)
-    side, depth = model.config.image.image_size, model.config.image.depth
+    image = image_tower(model.config)
+    side, depth = image.image_size, image.depth
     for layer in layers:
         if not 0 <= layer < depth:
             raise UserError(f"layer {layer}: the image tower has layers 0 to {depth - 1}.")

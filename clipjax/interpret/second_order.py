@@ -19,6 +19,7 @@ from clipjax.interpret.moments import Moments
 from clipjax.interpret.vit_parts import (
     Parts,
     blocks_of,
+    image_tower,
     in_plain_form,
     neuron_outputs,
     readout,
@@ -77,7 +78,7 @@ class SecondOrder:
 
     def __init__(self, config: DualEncoderConfig, params: Mapping[str, Any], path: str):
         plain, self._params = in_plain_form(config, params)
-        image = plain.image
+        image = image_tower(plain)
         layer = _layer_of(path, image.depth)
         self.later = [
             (later, head)
@@ -100,8 +101,7 @@ class SecondOrder:
             return neuron_outputs(blocks[layer]), jnp.concatenate(through)
 
         def coefficients(params: Any, images: Array) -> Array:
-            model = with_params(plain, params)
-            parts = take_apart(model.image, model._pixels(images))
+            parts = take_apart(with_params(plain, params), images)
             lengths = jnp.linalg.norm(parts.embeds, axis=-1)
             return _coefficients(parts, layer) / lengths[:, None, None]
 

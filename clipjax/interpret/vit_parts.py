@@ -15,10 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from clipjax.config import DualEncoderConfig, UserError, ViTConfig
 from clipjax.core.stacks import unstacked
+from clipjax.models.dual_encoder import DualEncoder
 from clipjax.models.layers.block import ACTIVATIONS, Block
 from clipjax.models.layers.rotary import Rotary, turned
 from clipjax.models.vit import ViT
@@ -79,7 +80,7 @@ def in_plain_form(
     Raises:
         UserError: if its image tower is none whose embedding is such a sum.
     """
-    check_can_be_taken_apart(config)
+    image_tower(config)
     compute = dataclasses.replace(
         config.compute,
         dtype="float32",
@@ -95,11 +96,11 @@ def in_plain_form(
     return plain, {name: jnp.asarray(array) for name, array in named}
 
 
-def check_can_be_taken_apart(config: DualEncoderConfig) -> None:
-    """Refuses an image tower whose embedding is not a sum over heads and MLPs.
+def image_tower(config: DualEncoderConfig) -> ViTConfig:
+    """Returns the config of an image tower whose embedding is a sum over heads and MLPs.
 
     Raises:
-        UserError: naming what is in the way.
+        UserError: if it is none, naming what is in the way.
     """
     image = config.image
     if not isinstance(image, ViTConfig):
@@ -112,16 +113,18 @@ def check_can_be_taken_apart(config: DualEncoderConfig) -> None:
             f"model.image.pool={image.pool!r}: the pooling attends to the tokens itself, and the "
             "embedding is no sum over them. Effects of heads and neurons need 'cls' or 'mean'."
         )
+    return image
 
 
-def take_apart(tower: ViT, pixels: Float[Array, "batch height width 3"]) -> Parts:
-    """Runs a tower and returns what each part of it did.
+def take_apart(model: DualEncoder, images: UInt8[Array, "batch side side 3"]) -> Parts:
+    """Runs the image tower and returns what each part of it did.
 
     Args:
-        tower: of a model in plain form.
-        pixels: normalised, as the tower takes them.
+        model: in plain form.
+        images: as `DualEncoder.encode_image` takes them.
     """
-    first, _, rotary = tower.embedded(pixels)
+    tower: ViT = model.image
+    first, _, rotary = tower.embedded(model._pixels(images))
     x, layers = first, []
     for block in tower.blocks.stack:
         x, parts = _run(block, x, rotary, tower.config.activation)
@@ -138,38 +141,38 @@ def take_apart(tower: ViT, pixels: Float[Array, "batch height width 3"]) -> Part
 
 def readout(tower: ViT) -> Float[Array, "width embed"]:
     """Returns the map from the pooled stream to the embedding: centre, scale, project."""
-    scaled = jnp.diag(tower.norm.scale[...])
-    mapped = scaled @ tower.project.kernel[...] if tower.config.projection else scaled
+    scaled = jnp.diag(_array(tower.norm.scale))
+    mapped = scaled @ _array(tower.project.kernel) if tower.config.projection else scaled
     return mapped - mapped.mean(axis=0)
 
 
 def constant(tower: ViT) -> Float[Array, " embed"]:
     """Returns what the embedding has of the biases behind the stream."""
-    bias = tower.norm.bias[...]
+    bias = _array(tower.norm.bias)
     if not tower.config.projection:
         return bias
-    mapped = bias @ tower.project.kernel[...]
-    return mapped if tower.project.bias is None else mapped + tower.project.bias[...]
+    mapped = bias @ _array(tower.project.kernel)
+    return mapped if tower.project.bias is None else mapped + _array(tower.project.bias)
 
 
 def head_outputs(block: Block) -> Float[Array, "heads channels width"]:
     """Returns the maps from what each head reads to what it adds to the stream."""
-    return block.attn.out.kernel[...] * _gain(block, "ls_1")
+    return _array(block.attn.out.kernel) * _gain(block, "ls_1")
 
 
 def attention_bias(block: Block) -> Float[Array, " width"]:
     """Returns what attention adds to the stream whatever it reads."""
-    return block.attn.out.bias[...] * _gain(block, "ls_1")
+    return _array(block.attn.out.bias) * _gain(block, "ls_1")
 
 
 def neuron_outputs(block: Block) -> Float[Array, "units width"]:
     """Returns what each unit of the MLP adds to the stream when its activation is 1."""
-    return block.mlp.fc2.kernel[...] * _gain(block, "ls_2")
+    return _array(block.mlp.fc2.kernel) * _gain(block, "ls_2")
 
 
 def mlp_bias(block: Block) -> Float[Array, " width"]:
     """Returns what the MLP adds to the stream whatever its units do."""
-    return block.mlp.fc2.bias[...] * _gain(block, "ls_2")
+    return _array(block.mlp.fc2.bias) * _gain(block, "ls_2")
 
 
 def value_maps(block: Block) -> Float[Array, "heads width width"]:
@@ -177,7 +180,7 @@ def value_maps(block: Block) -> Float[Array, "heads width width"]:
 
     The centring and the gain of the norm are part of it; its bias and that of the values are not.
     """
-    values = block.attn.qkv.kernel[...][:, 2] * block.ln_1.scale[...][:, None, None]
+    values = _array(block.attn.qkv.kernel)[:, 2] * _array(block.ln_1.scale)[:, None, None]
     values = values - values.mean(axis=0)
     return jnp.einsum("whc,hcv->hwv", values, head_outputs(block))
 
@@ -185,6 +188,11 @@ def value_maps(block: Block) -> Float[Array, "heads width width"]:
 def blocks_of(tower: ViT) -> Iterator[Block]:
     """Yields the blocks of a tower in plain form."""
     yield from tower.blocks.stack
+
+
+def _array(variable: Any) -> Array:
+    # Flax types each parameter as one that may be missing.
+    return variable[...]
 
 
 def _gain(block: Block, name: str) -> Array | float:

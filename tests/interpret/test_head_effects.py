@@ -53,7 +53,7 @@ def apart(config, params):
     def run(numbers, images):
         model = with_params(plain, numbers)
         pixels = model._pixels(images)
-        parts = take_apart(model.image, pixels)
+        parts = take_apart(model, images)
         effects = direct_effects(model.image, parts)
         return dataclasses.asdict(parts), dataclasses.asdict(effects), model.image(pixels)
 

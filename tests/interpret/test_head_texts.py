@@ -1,7 +1,6 @@
 """Heads and neurons of a whole model, over stimuli in several facets, from library and command."""
 
 import json
-import sys
 import types
 
 import jax
@@ -15,13 +14,16 @@ from clipjax.core.mesh import make_mesh
 from clipjax.data.concepts import Concept
 from clipjax.inference.encoder import Encoder
 from clipjax.inference.load import Model
+from clipjax.interpret.dissect import given_similarity, wpmi_names
 from clipjax.interpret.facet_pictures import FacetPictures, image_facets, mean_of_samples
 from clipjax.interpret.facets import Facet, FacetRows
 from clipjax.interpret.head_effects import direct_effects
 from clipjax.interpret.head_texts import head_spans, last_layers
 from clipjax.interpret.moments import Moments
 from clipjax.interpret.neuron_texts import neuron_texts
+from clipjax.interpret.scan_files import ScanRecord, write_scan
 from clipjax.interpret.second_order import SecondOrder
+from clipjax.interpret.summaries import summarise
 from clipjax.interpret.vit_parts import in_plain_form, take_apart
 from clipjax.models import param_shapes, with_params
 
@@ -96,7 +98,7 @@ def model():
         numbers = rng.normal(size=shape) * (0.2 if name.endswith("kernel") else 0.3)
         params[name] = jnp.asarray(numbers + name.endswith("/scale"), jnp.float32)
     mesh, spelling = make_mesh(MeshConfig(fsdp=1), num_devices=1), Spelling()
-    return Model(CONFIG, params, spelling, Encoder(CONFIG, spelling, mesh, batch_size=16), 7)
+    return Model(CONFIG, params, spelling, Encoder(CONFIG, spelling, mesh, batch_size=16), 7, "abc")
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +108,7 @@ def effects(model):
 
     def run(params, images):
         whole = with_params(plain, params)
-        found = direct_effects(whole.image, take_apart(whole.image, whole._pixels(images)))
+        found = direct_effects(whole.image, take_apart(whole, images))
         return found.heads, found.embeds
 
     heads, embeds = (np.asarray(x, np.float64) for x in jax.jit(run)(params, IMAGES))
@@ -180,21 +182,19 @@ def neurons(model, monkeypatch, capsys, tmp_path):
     """Runs a command with this model and these stimuli; returns (status, figures, out, err)."""
     concepts = [Concept(word, word, (word,)) for word in WORDS]
     stimuli = types.SimpleNamespace(name="memory", facets=FACETS, concepts=concepts)
-    asked = []
 
     def open_stimuli(where, config, *, tokenizer=None, facets=None):
-        asked.append((where, facets))
         return stimuli
 
-    opening = types.ModuleType("clipjax.interpret.stimuli")
-    opening.open_stimuli = open_stimuli
-    monkeypatch.setitem(sys.modules, "clipjax.interpret.stimuli", opening)
+    monkeypatch.setattr("clipjax.interpret.stimuli.open_stimuli", open_stimuli)
     monkeypatch.setattr("clipjax.inference.load.load", lambda *_, **__: model)
 
     def run(command, *flags):
         path = tmp_path / "figures.json"
         out = tmp_path / "out"
-        given = ["--model=m", "--stimuli=memory", f"--out={out}", f"--json={path}"]
+        given = [f"--json={path}"]
+        if command != "dissect":
+            given += ["--model=m", "--stimuli=memory", f"--out={out}"]
         with pytest.raises(SystemExit) as ended:
             main(["neurons", command, *flags, *given])
         figures = json.loads(path.read_text()) if ended.value.code == 0 else None
@@ -256,6 +256,58 @@ def test_texts_that_are_twice_there_are_an_error(neurons, tmp_path):
     code, _, _, err = neurons("textspan", f"--texts={texts}")
     assert code == 1
     assert "text 3, 'cat', is there twice" in err
+
+
+def scan_of(path, facet, activations, identity="another"):
+    """A scan of one facet whose exemplars are known."""
+    record = ScanRecord(
+        model="runs/scanned",
+        identity=identity,
+        step=1,
+        config={},
+        stimuli="memory",
+        paths={"image/out": activations.shape[1]},
+        facets={facet.rows.name: ("image/out",)},
+        pool="max",
+        bins=9,
+        exemplars=4,
+    )
+    concepts = [Concept(word, word, (word,)) for word in WORDS]
+    name, kept = facet.rows.name, summarise(activations, bins=9, exemplars=4)
+    write_scan(path, record, concepts, {name: facet.rows}, {name: activations}, {name: kept})
+    return f"--scan={path}"
+
+
+def test_a_judge_names_units_by_what_it_sees_in_their_exemplars(neurons, model, tmp_path):
+    """The stimuli that the judge finds most like a text are the exemplars of a unit each."""
+    facet = FACETS["photo"]
+    embeds = model.encode_image(facet.pixels)
+    given = given_similarity(embeds, model.encode_text(WORDS))
+    rng = np.random.default_rng(0)
+    activations = np.concatenate([given, rng.normal(size=(20, 3))], axis=1).astype(np.float32)
+    scan = scan_of(tmp_path / "scan", facet, activations)
+    code, found, _, _ = neurons("dissect", scan, "--judge=m", "--draws=300")
+    assert code == 0
+    assert found["measure"] == "soft_wpmi"
+    wanted = wpmi_names(np.argsort(-activations, axis=0, kind="stable")[:4].T, given, draws=300)
+    assert [unit["nearest"] for unit in found["units"]] == [WORDS[c] for c in wanted.concept]
+    np.testing.assert_allclose([unit["q"] for unit in found["units"]], wanted.q_value)
+    texts = tmp_path / "texts.txt"
+    texts.write_text("dog\ncat\n")
+    code, found, _, _ = neurons("dissect", scan, "--judge=m", "--draws=99", f"--concepts={texts}")
+    assert {unit["nearest"] for unit in found["units"]} <= {"dog", "cat"}
+
+
+def test_a_judge_of_itself_or_of_other_stimuli_is_refused(neurons, tmp_path):
+    activations = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
+    itself = scan_of(tmp_path / "itself", FACETS["photo"], activations, identity="abc")
+    code, _, _, err = neurons("dissect", itself, "--judge=m")
+    assert code == 1
+    assert "would agree with itself" in err
+    other = scan_of(tmp_path / "other", Pixels("photo", [1] * 9, 0), activations[:9])
+    code, _, _, err = neurons("dissect", other, "--judge=m")
+    assert code == 1
+    assert "are not those of the scan" in err
 
 
 def test_the_facet_of_these_tests_is_one():

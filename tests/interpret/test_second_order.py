@@ -41,7 +41,7 @@ def whole(request):
 
     def run(numbers, images):
         model = with_params(plain, numbers)
-        parts = take_apart(model.image, model._pixels(images))
+        parts = take_apart(model, images)
         return dataclasses.asdict(parts), direct_effects(model.image, parts).heads
 
     parts, heads = jax.tree.map(np.asarray, jax.jit(run)(numbers, IMAGES))
