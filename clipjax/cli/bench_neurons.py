@@ -2,6 +2,8 @@
 
 clipjax bench neurons world --seeds 0,1,2 --json world.json
 clipjax bench neurons sae --seeds 0,1,2 --json sae.json
+clipjax bench neurons textspan
+clipjax bench neurons monosemanticity
 """
 
 import argparse
@@ -19,6 +21,14 @@ COMMANDS = {
     "world": (
         "clipjax.cli.bench_neurons_world",
         "models trained on the world of emoji: zero-shot, reading, hijacking, units; controls",
+    ),
+    "textspan": (
+        "clipjax.cli.bench_neurons_textspan",
+        "texts that span a head, by moments and by all outputs: time, and whether they agree",
+    ),
+    "monosemanticity": (
+        "clipjax.cli.bench_neurons_monosemanticity",
+        "monosemanticity in one pass and by all pairs: time, and whether they agree",
     ),
 }
 

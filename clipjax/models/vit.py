@@ -181,6 +181,32 @@ class ViT(nnx.Module):
 
         Registers are left out, and so is a class token that is not pooled.
         """
+        x, mask, rotary = self.embedded(pixels, train_key, hidden)
+        mark(lambda: {"counted": mask, "cls": 0 if self.config.has_class_token else None})
+        x = self.blocks(x, mask, rotary)
+        pooled = self.pooled_places(x.shape[1])
+        pooled = jnp.asarray(pooled) if isinstance(pooled, list) else pooled
+        return x[:, pooled], mask if mask is None else mask[:, pooled]
+
+    def pooled_places(self, tokens: int) -> list[int] | slice:
+        """Returns which tokens are pooled, or read by a decoder, of so many that the blocks run."""
+        count = self.config.registers + int(self.config.has_class_token)
+        if self.config.pool not in ("cls", "coca"):
+            return slice(count, None)
+        return [0, *range(count, tokens)] if self.config.registers else slice(None)
+
+    def embedded(
+        self,
+        pixels: Float[Array, "batch height width 3"] | Patches,
+        train_key: Key[Array, ""] | None = None,
+        hidden: Hidden | None = None,
+    ) -> tuple[
+        Float[Array, "batch tokens channels"], Bool[Array, "batch tokens"] | None, Rotary | None
+    ]:
+        """Returns the tokens before the first block, which of them count, and how they are turned.
+
+        Class token and registers come first.
+        """
         config, mask = self.config, None
         if isinstance(pixels, Patches):
             x, mask = self._embed(pixels), pixels.mask
@@ -206,16 +232,7 @@ class ViT(nnx.Module):
                 mask if mask is None else jnp.pad(mask, ((0, 0), (count, 0)), constant_values=True)
             )
             rotary = rotary if rotary is None else unturned_before(rotary, count)
-        if config.pre_norm:
-            x = self.pre_norm(x)
-        mark(lambda: {"counted": mask, "cls": 0 if config.has_class_token else None})
-        x = self.blocks(x, mask, rotary)
-        if config.pool in ("cls", "coca"):
-            pooled = [0, *range(count, x.shape[1])] if config.registers else slice(None)
-        else:
-            pooled = slice(count, None)
-        pooled = jnp.asarray(pooled) if isinstance(pooled, list) else pooled
-        return x[:, pooled], mask if mask is None else mask[:, pooled]
+        return (self.pre_norm(x) if config.pre_norm else x), mask, rotary
 
     def _front(self) -> Float[Array, "tokens width"]:
         """Returns the tokens in front of the patches: class token, then registers."""
