@@ -1,30 +1,20 @@
 """A tiny model and facets that are at hand, for what runs a model."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from clipjax.config import ComputeConfig, DualEncoderConfig, TextConfig, ViTConfig
+from clipjax.config import ComputeConfig, DualEncoderConfig, MeshConfig, TextConfig, ViTConfig
+from clipjax.core.mesh import make_mesh
+from clipjax.data.tokenizers.byte import ByteTokenizer
 from clipjax.inference.encoder import Encoder
 from clipjax.inference.load import Model
 from clipjax.interpret.facets import FacetRows
 from clipjax.models import init_model_state, init_params
-
-
-class Letters:
-    """Ids of letters; the end has the largest."""
-
-    def __init__(self, text):
-        self.context_length, self.vocab_size = text.context_length, text.vocab_size
-
-    def __call__(self, text):
-        ids = np.zeros(self.context_length, np.int32)
-        letters = [1 + ord(c) % (self.vocab_size - 2) for c in text][: self.context_length - 1]
-        ids[: len(letters)] = letters
-        ids[len(letters)] = self.vocab_size - 1
-        return ids
 
 
 @dataclasses.dataclass
@@ -68,7 +58,7 @@ def tiny_config(image=None, text=None, compute=None, **fields):
         image_size=8, patch_size=4, width=16, depth=2, num_heads=2, mlp_dim=24
     )
     text = text or TextConfig(
-        vocab_size=30, context_length=12, width=16, depth=2, num_heads=2, mlp_dim=24
+        vocab_size=258, context_length=12, width=16, depth=2, num_heads=2, mlp_dim=24
     )
     return DualEncoderConfig(
         image=image,
@@ -88,7 +78,44 @@ def tiny_model(config, mesh, *, seed=0, batch_size=8):
         if not name.endswith("/variance")
     }
     params |= {name: p for name, p in start.items() if name.endswith("/variance")}
-    tokenizer = Letters(config.text)
+    tokenizer = ByteTokenizer(context_length=config.text.context_length, lowercase=True)
     encoder = Encoder(config, tokenizer, mesh, batch_size=batch_size, threads=1)
     placed = jax.device_put(params, jax.sharding.NamedSharding(mesh, jax.P()))
     return Model(config, placed, tokenizer, encoder, 0, "tiny")
+
+
+@pytest.fixture(scope="session")
+def lab():
+    """Makers of tiny models and of facets that are at hand."""
+    return types.SimpleNamespace(facet=facet_of, config=tiny_config, model=tiny_model)
+
+
+@pytest.fixture(scope="session")
+def one_device():
+    """A mesh of the first device."""
+    return make_mesh(MeshConfig(fsdp=1), num_devices=1)
+
+
+@pytest.fixture(scope="session")
+def toy(lab, one_device):
+    """A tiny model, and three facets of 12 stimuli and 3 concepts; captions have two views."""
+    rng = np.random.default_rng(5)
+    labels = rng.random((12, 3)) < 0.4
+    labels[:2], labels[2:4] = True, False
+    pictures = rng.integers(0, 256, (2, 12, 8, 8, 3)).astype(np.uint8)
+    texts = [
+        f"{'abcdefghijkl'[i]}{'xyzw'[i % 4] * (1 + i % 3)}{v}" for i in range(12) for v in "pq"
+    ]
+    facets = {
+        "photo": lab.facet("photo", pictures[0], labels),
+        "edges": lab.facet("edges", pictures[1], labels),
+        "caption": lab.facet("caption", texts, labels, owner=np.repeat(np.arange(12), 2)),
+    }
+    return types.SimpleNamespace(
+        model=lab.model(lab.config(), one_device),
+        facets=facets,
+        names=["cat", "dog", "tree"],
+        pictures=pictures,
+        texts=texts,
+        labels=labels,
+    )
