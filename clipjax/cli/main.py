@@ -39,6 +39,7 @@ exit statuses:
   0   done
   1   failed; one line on standard error says what, where and what to do
   2   usage: the command line or the config cannot be used
+  3   a control of the neuron lab failed: its counts prove nothing
   75  saved, run me again (preempted, or another process died or hung)
   130 interrupted from the keyboard; a run goes on from its last checkpoint
 """

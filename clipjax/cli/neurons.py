@@ -7,7 +7,13 @@ from clipjax.cli.parser import Parser
 from clipjax.cli.subcommands import Commands, add_commands, run_command
 
 COMMANDS: Commands = {
-    # one line for each command
+    "test": (
+        "clipjax.cli.neurons_detect",
+        "test which units of a scan answer to which concepts, beside controls",
+        False,
+    ),
+    "search": ("clipjax.cli.neurons_search", "find the units that answer to something", False),
+    "show": ("clipjax.cli.neurons_show", "show one unit: concepts, exemplars, histograms", False),
 }
 
 
