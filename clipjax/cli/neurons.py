@@ -14,6 +14,11 @@ COMMANDS: Commands = {
     ),
     "search": ("clipjax.cli.neurons_search", "find the units that answer to something", False),
     "show": ("clipjax.cli.neurons_show", "show one unit: concepts, exemplars, histograms", False),
+    "typographic": (
+        "clipjax.cli.neurons_typographic",
+        "write words on pictures and tell what they make a model say",
+        False,
+    ),
 }
 
 
