@@ -1,12 +1,13 @@
 """Which units a model has, and which facets of stimuli run them."""
 
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 from clipjax.config import DualEncoderConfig, UserError
-from clipjax.interpret.facets import Facet
+from clipjax.interpret.facets import Facet, Tower
 from clipjax.models import unit_paths
 
-TOWERS = ("image", "text")
+TOWERS: tuple[Tower, ...] = get_args(Tower)
 SHARED = "shared"
 
 
