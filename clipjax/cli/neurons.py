@@ -7,6 +7,7 @@ from clipjax.cli.parser import Parser
 from clipjax.cli.subcommands import Commands, add_commands, run_command
 
 COMMANDS: Commands = {
+    "scan": ("clipjax.cli.neurons_scan", "show a model stimuli, keep how each unit answers", False),
     "test": (
         "clipjax.cli.neurons_detect",
         "test which units of a scan answer to which concepts, beside controls",

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ def ablate(
     path: str,
     units: Sequence[int],
     *,
-    value: Literal["mean", "zero"] | float = "mean",
+    value: str | float = "mean",
     facets: Mapping[str, Facet] | None = None,
 ) -> Model:
     """Returns the model with some units held at one value at every place.
