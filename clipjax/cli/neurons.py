@@ -15,6 +15,13 @@ COMMANDS: Commands = {
     ),
     "search": ("clipjax.cli.neurons_search", "find the units that answer to something", False),
     "show": ("clipjax.cli.neurons_show", "show one unit: concepts, exemplars, histograms", False),
+    "ablate": ("clipjax.cli.neurons_ablate", "hold found units still, beside others", False),
+    "steer": ("clipjax.cli.neurons_steer", "add to a unit and see what the model says", False),
+    "selftest": (
+        "clipjax.cli.neurons_selftest",
+        "plant units in a network and tell whether they are found",
+        True,
+    ),
     "typographic": (
         "clipjax.cli.neurons_typographic",
         "write words on pictures and tell what they make a model say",

@@ -11,9 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from clipjax.config import UserError
+from clipjax.config import DualEncoderConfig, MeshConfig, UserError
+from clipjax.core.mesh import make_mesh, replicated
+from clipjax.data.tokenizers import Tokenizer
+from clipjax.inference.encoder import Encoder
 from clipjax.inference.load import Model
 from clipjax.interpret.detect import detect
 from clipjax.interpret.detect_settings import DetectSettings
@@ -22,6 +26,7 @@ from clipjax.interpret.scan import scan
 from clipjax.interpret.scan_files import Scan
 from clipjax.interpret.statistics.ranks import facet_scores
 from clipjax.interpret.stimuli import Stimuli
+from clipjax.models import init_model_state, init_params
 
 PATH = "shared/embed"
 UNITS, DECOYS = 20, 5
@@ -74,6 +79,32 @@ class Selftest:
     def to_json(self) -> dict[str, Any]:
         """Returns the numbers by name."""
         return {**dataclasses.asdict(self), "passed": self.passed}
+
+
+def random_network(
+    config: DualEncoderConfig, tokenizer: Tokenizer, *, seed: int, batch_size: int = 64
+) -> Model:
+    """Returns a network with initial parameters on all devices, computing in float32.
+
+    What is planted is small beside the activations that it is made of: in 16 bits it would drown.
+
+    Args:
+        config: of the model.
+        tokenizer: of the model.
+        seed: of the parameters.
+        batch_size: items of one call.
+    """
+    compute = dataclasses.replace(
+        config.compute, dtype="float32", reduce_dtype=None, attention="auto"
+    )
+    config = dataclasses.replace(config, compute=compute)
+    mesh = make_mesh(MeshConfig(fsdp=1))
+    make = jax.jit(
+        lambda: {**init_params(config, seed), **init_model_state(config)},
+        out_shardings=replicated(mesh),
+    )
+    encoder = Encoder(config, tokenizer, mesh, batch_size=batch_size)
+    return Model(config, make(), tokenizer, encoder, 0, f"untrained {seed}")
 
 
 def selftest(
