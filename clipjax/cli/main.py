@@ -26,7 +26,7 @@ COMMANDS = {
     "inspect": ("clipjax.cli.inspect", "show what a run is, without running it", True),
     "models": ("clipjax.cli.models", "list the published models that have a preset", False),
     "data": ("clipjax.cli.data", "make, check, describe and measure shards; show batches", True),
-    "neurons": ("clipjax.cli.neurons", "find and prove units that mean one thing", False),
+    "neurons": ("clipjax.cli.neurons", "find and prove units that mean one thing", True),
     "sae": ("clipjax.cli.sae", "sparse autoencoders: train, judge, name what they find", False),
     "convert": ("clipjax.cli.convert", "write a model in the files of another codebase", False),
     "push": ("clipjax.cli.push", "send a folder of weights to the Hugging Face Hub", False),

@@ -24,9 +24,11 @@ from clipjax.data.texts import Texts
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.inference.text_groups import text_batches
 from clipjax.models import with_params
+from clipjax.models.taps import Write, writing
 from clipjax.models.text_lengths import deciding_tokens
 
 Params = Mapping[str, jax.Array]
+Writes = Mapping[str, Mapping[str, Write]]
 
 _BATCHES_AMONG_WHICH_TEXTS_ARE_SORTED = 64
 _QUIET_SECONDS = 2.0
@@ -44,6 +46,7 @@ class Encoder:
         threads: decoding threads; 0 for one a core.
         image_dtype: in which the image tower computes; None for what the config says.
         text_dtype: likewise of the text tower.
+        write: what changes activations, by tower and path, as of `clipjax.models.taps`.
     """
 
     def __init__(
@@ -56,8 +59,21 @@ class Encoder:
         threads: int = 0,
         image_dtype: ComputeDtype | None = None,
         text_dtype: ComputeDtype | None = None,
+        write: Writes | None = None,
     ):
         self.config, self._tokenize, self._mesh = config, tokenize, mesh
+        self.write: Writes = write or {}
+        self._again = functools.partial(
+            Encoder,
+            config,
+            tokenize,
+            mesh,
+            batch_size=batch_size,
+            threads=threads,
+            image_dtype=image_dtype,
+            text_dtype=text_dtype,
+            write=write,
+        )
         parts = batch_devices(mesh)
         self._batch_size = -(-batch_size // parts) * parts
         self._rows = local_rows(mesh, self._batch_size)
@@ -68,11 +84,13 @@ class Encoder:
         image_config, text_config = _in_dtype(config, image_dtype), _in_dtype(config, text_dtype)
 
         def image(params: Params, images: jax.Array, valid: jax.Array) -> jax.Array:
-            embeds = with_params(image_config, params).encode_image(images)
+            encode = with_params(image_config, params).encode_image
+            embeds = writing(encode, self.write.get("image"))(images)
             return jnp.where(valid[:, None], embeds, 0)
 
         def text(params: Params, tokens: jax.Array, valid: jax.Array) -> jax.Array:
-            embeds = with_params(text_config, params).encode_text(tokens)
+            encode = with_params(text_config, params).encode_text
+            embeds = writing(encode, self.write.get("text"))(tokens)
             return jnp.where(valid[:, None], embeds, 0)
 
         compile_for_mesh = functools.partial(
@@ -88,15 +106,11 @@ class Encoder:
 
     def in_dtype(self, dtype: ComputeDtype) -> "Encoder":
         """Returns an encoder of the same model that computes in another type."""
-        return Encoder(
-            self.config,
-            self._tokenize,
-            self._mesh,
-            batch_size=self._batch_size,
-            threads=self._threads,
-            image_dtype=dtype,
-            text_dtype=dtype,
-        )
+        return self._again(image_dtype=dtype, text_dtype=dtype)
+
+    def writing(self, write: Writes) -> "Encoder":
+        """Returns an encoder of the same model that writes this, and nothing else."""
+        return self._again(write=write)
 
     def compile(self, params: Params) -> None:
         """Compiles both encode functions for parameters with these shardings, before their use.

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -170,6 +170,12 @@ class DualEncoder(nnx.Module):
     def encode_text(self, tokens: Tokens) -> Embeds:
         """Returns unit vectors, float32."""
         return _unit(in_tower("text", self.text)(tokens))
+
+    def tower_output(self, tower: Literal["image", "text"], x: Images | Tokens) -> Embeds:
+        """Returns what a tower says of images or tokens, before it is made a unit vector."""
+        if tower == "text":
+            return in_tower("text", self.text)(x).astype(jnp.float32)
+        return in_tower("image", self.image)(self._pixels(x)).astype(jnp.float32)
 
     def forward_captioning(
         self,

@@ -125,6 +125,14 @@ def tapped(
     return run
 
 
+def writing(function: Callable[..., Any], write: Mapping[str, Write] | None) -> Callable[..., Any]:
+    """Returns a function whose activations are written; the function itself if none are."""
+    if not write:
+        return function
+    run = tapped(function, write=write)
+    return lambda *args: run(*args)[0]
+
+
 def units_run(function: Callable[..., Any], *args: Any) -> dict[str, int]:
     """Returns the width of every path that a call runs; it is traced, not computed.
 
