@@ -143,6 +143,11 @@ def _write(
         saved = source.params() if headed or source.config.compute.scan_layers else params
         write_run(folder, source.config, saved, source.tokenizer, record)
         return None
+    if config.head.kind != "linear":
+        raise UserError(
+            f"{to} cannot hold model.head.kind={config.head.kind!r}: read by others the model would "
+            f"have other embeddings. Convert to {CLIPJAX}."
+        )
     left_out = [f"model.{name}" for name in HEADS if getattr(source.config, name) is not None]
     if left_out:
         print(
