@@ -145,8 +145,8 @@ def _write(
         return None
     if config.head.kind != "linear":
         raise UserError(
-            f"{to} cannot hold model.head.kind={config.head.kind!r}: read by others the model would "
-            f"have other embeddings. Convert to {CLIPJAX}."
+            f"{to} cannot hold model.head.kind={config.head.kind!r}: what reads it would compute "
+            f"other embeddings. Convert to {CLIPJAX}."
         )
     left_out = [f"model.{name}" for name in HEADS if getattr(source.config, name) is not None]
     if left_out:
