@@ -1,4 +1,4 @@
-"""Measures speed: a train step and a tokenizer against a rival's, losses, host time around a step.
+"""Measures: a train step and a tokenizer against a rival's, losses, host time around a step.
 
 clipjax bench step --preset ViT-B-16 --dtype bfloat16 --batch_size 256,512 --remat names
 clipjax bench step --vs open_clip --json -
@@ -7,6 +7,7 @@ clipjax bench dispatch --preset ViT-B-32
 clipjax bench loss --batch_size 4096 --devices 8
 clipjax bench load --preset ViT-L-14 --json -
 clipjax bench evaluate --vs clip_benchmark --json -
+clipjax bench neurons world
 """
 
 import argparse
@@ -14,6 +15,7 @@ import os
 import sys
 from typing import Any, get_args
 
+from clipjax.cli import bench_neurons
 from clipjax.cli.parser import Parser, simulate_devices
 from clipjax.config import ComputeConfig, UsageError
 from clipjax.config.fields import AttentionImplementation, Remat
@@ -152,6 +154,15 @@ def configure(parser: Parser) -> None:
     _add_preset(dispatch)
     _add_count(dispatch, "--steps", 60, "timed calls")
 
+    bench_neurons.configure(
+        benchmarks.add_parser(
+            "neurons",
+            help="what the multimodal-neuron lab finds, and how fast",
+            description=bench_neurons.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measures, prints and returns the figures.
@@ -159,6 +170,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: if a package is missing or a process ends early.
     """
+    if args.benchmark == "neurons":
+        return bench_neurons.run(args)
     if args.benchmark == "dispatch":
         from clipjax.cli.bench_dispatch import dispatch_figures
 

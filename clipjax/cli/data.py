@@ -17,6 +17,11 @@ COMMANDS: Commands = {
         "two handwritten digits side by side, from scikit-learn; needs no font",
         False,
     ),
+    "emoji-world": (
+        "clipjax.cli.data_emoji_world",
+        "222 small emoji with their edges, and 24 written words; needs no font",
+        False,
+    ),
     "photos": (
         "clipjax.cli.data_photos",
         "crops of photographs on this system, to measure speed with",

@@ -7,7 +7,11 @@ from clipjax.cli.parser import Parser
 from clipjax.cli.subcommands import Commands, add_commands, run_command
 
 COMMANDS: Commands = {
-    # one line for each command
+    "typographic": (
+        "clipjax.cli.neurons_typographic",
+        "write words on pictures and tell what they make a model say",
+        False,
+    ),
 }
 
 

@@ -56,6 +56,6 @@ def run_command(whole: str, commands: Commands, args: argparse.Namespace) -> Any
         UserError: of the command; for overrides where there is no config.
     """
     module_name, _, takes_config = commands[args.command]
-    if args.overrides and not takes_config:
+    if getattr(args, "overrides", ()) and not takes_config:
         raise UsageError(f"clipjax {whole} {args.command}: takes no config: {args.overrides[0]}.")
     return importlib.import_module(module_name).run(args)

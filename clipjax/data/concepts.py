@@ -9,6 +9,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+from jaxtyping import Bool, Int
+
 from clipjax.config.errors import UserError, did_you_mean
 from clipjax.core.progress import Progress
 from clipjax.data.captions import every_caption
@@ -179,6 +182,15 @@ def named_concepts(families: Iterable[Sequence[str]]) -> list[Concept]:
         taken.add(identity)
         concepts.append(Concept(identity, words[0], tuple(words)))
     return concepts
+
+
+def rarest_concept(labels: Bool[np.ndarray, "stimuli concepts"]) -> Int[np.ndarray, " stimuli"]:
+    """Returns of each stimulus the concept that it has and the fewest have.
+
+    >>> rarest_concept(np.array([[1, 0], [1, 1], [1, 0]], bool)).tolist()
+    [0, 1, 0]
+    """
+    return np.where(labels, labels.sum(axis=0), len(labels) + 1).argmin(axis=1)
 
 
 class ConceptIndex:

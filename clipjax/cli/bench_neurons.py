@@ -1,0 +1,41 @@
+"""Measures what the multimodal-neuron lab finds, and how fast.
+
+clipjax bench neurons world --seeds 0,1,2 --json world.json
+"""
+
+import argparse
+import importlib
+from typing import Any
+
+from clipjax.cli.parser import Parser
+
+# name: (module with configure and run, which import nothing slow before they run; what it measures)
+COMMANDS = {
+    "world": (
+        "clipjax.cli.bench_neurons_world",
+        "models trained on the world of emoji: zero-shot, reading, hijacking, units; controls",
+    ),
+}
+
+
+def configure(parser: Parser) -> None:
+    """Adds the benchmarks and their flags."""
+    parts = parser.add_subparsers(dest="command", metavar="WHAT", required=True)
+    for command, (module_name, meaning) in COMMANDS.items():
+        module = importlib.import_module(module_name)
+        leaf = parts.add_parser(
+            command,
+            help=meaning,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.configure(leaf)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Runs one benchmark and returns its figures.
+
+    Raises:
+        UserError: of the benchmark.
+    """
+    return importlib.import_module(COMMANDS[args.command][0]).run(args)

@@ -1,0 +1,191 @@
+"""Trains models on the world of emoji, with and without pictures of words, and judges them.
+
+clipjax bench neurons world --seeds 0,1,2 --json world.json
+
+For every seed one model sees words and one, the control, trains as many steps without. Of each:
+zero-shot of emoji that it never saw, reading of words at places that it never saw, hijacking by a
+wrong word less that by its scrambled letters, and strict units: those of one layer whose AUROC is
+above 0.8 for one concept as a picture, as edges and as a written word. Bars are those of README.
+"""
+
+import argparse
+import dataclasses
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipjax.config.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipjax.config import TrainConfig
+    from clipjax.inference.load import Model
+
+RECIPE = "configs/emoji_neurons.py"
+UNITS = "image/stages/4/blocks/0/act"
+WITHOUT_WORDS = "photo/*.tar edges/*.tar"
+BARS = {
+    "zero_shot": (">=", 0.45),
+    "reading": (">=", 0.95),
+    "hijack": (">=", 0.50),
+    "units": (">=", 40),
+    "concepts": (">=", 12),
+}
+CONTROL_BARS = {"hijack": ("<=", 0.05), "units": ("<=", 5)}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags."""
+    parser.add_argument(
+        "--config", default=RECIPE, metavar="FILE", help="recipe (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--units", default=UNITS, metavar="PATH", help="layer to count in (default: %(default)s)"
+    )
+    parser.add_argument("--pool", default="max", metavar="HOW", help="of places (max)")
+    parser.add_argument(
+        "--seeds", default="0,1,2", metavar="N[,N...]", help="of models (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--dir", metavar="DIR", help="keeps data and models here (default: a temporary folder)"
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Trains, prints the table and returns the figures.
+
+    Raises:
+        UserError: if the recipe cannot be read or trained.
+    """
+    from clipjax.cli.configs import load_config
+
+    try:
+        seeds = [int(part) for part in args.seeds.split(",")]
+    except ValueError:
+        raise UsageError(f"--seeds {args.seeds}: wanted whole numbers, e.g. 0,1,2.") from None
+    config = load_config(args.config, [])
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(args.dir or temporary)
+        rows = [
+            _row(config, folder, args, seed, words=words)
+            for seed in seeds
+            for words in (True, False)
+        ]
+    figures = {"config": args.config, "units": args.units, "pool": args.pool, "models": rows}
+    figures["passed"] = all(row["passed"] for row in rows)
+    print(table(rows))
+    return figures
+
+
+def train_world(
+    config: "TrainConfig", folder: Path, *, seed: int = 0, words: bool = True
+) -> tuple[Path, dict[str, Any]]:
+    """Writes the world and trains a model of it; returns the folder of the run and its figures.
+
+    Args:
+        config: the recipe.
+        folder: for data and model; what is there already is not made again.
+        seed: of parameters, order and augmentation.
+        words: whether pictures of words are trained on.
+    """
+    from clipjax.core.distributed import Cluster, joined
+    from clipjax.data.world_shards import make_emoji_world
+    from clipjax.train.run import run as train
+
+    root = folder / "world"
+    make_emoji_world(root)
+    shards = config.data.shards if words else WITHOUT_WORDS
+    data = dataclasses.replace(config.data, root=str(root), shards=shards, shuffle_seed=seed)
+    workdir = folder / f"{'words' if words else 'no-words'}-{seed}"
+    with joined(Cluster()) as lifeline:
+        figures = train(dataclasses.replace(config, data=data, seed=seed), workdir, lifeline)
+    return workdir, figures
+
+
+def judge(model: "Model", units: str, pool: str) -> dict[str, Any]:
+    """Returns what a model of the world does, by name of the score.
+
+    Args:
+        model: of `train_world`.
+        units: layer to count in.
+        pool: of places.
+    """
+    import numpy as np
+
+    from clipjax.data.emoji_world import load_emoji_world
+    from clipjax.data.resize import EvaluationTransform
+    from clipjax.interpret.typographic import run_typographic
+    from clipjax.interpret.typographic_pictures import world_scene
+    from clipjax.interpret.world_units import world_units
+
+    world = load_emoji_world()
+    names = [one.name for one in world.concepts]
+    attacked = run_typographic(
+        model.encoder.bind(model.params), world_scene(world), EvaluationTransform.of(model.config)
+    )
+    said = model.similarity(world.photo, names).argmax(axis=1)
+    right = world.labels[np.arange(len(said)), said]
+    found = world_units(model, world, units, pool=pool)
+    return {
+        "zero_shot_any": float(right[world.held_out].mean()),
+        "trained": float(right[~world.held_out].mean()),
+        "hijack": attacked.hijack.value,
+        "hijack_interval": [attacked.hijack.low, attacked.hijack.high],
+        "says_word": attacked.says_word["incongruent"].value,
+        "says_word_scrambled": attacked.says_word["scrambled"].value,
+        "stroop": attacked.stroop.value,
+        "units": len(found.units()),
+        "concepts": len(found.concepts()),
+    }
+
+
+def _row(
+    config: "TrainConfig", folder: Path, args: argparse.Namespace, seed: int, *, words: bool
+) -> dict[str, Any]:
+    from clipjax.inference.load import load
+
+    started = time.monotonic()
+    workdir, figures = train_world(config, folder, seed=seed, words=words)
+    seconds = time.monotonic() - started
+    scores = figures["tasks"]
+    row = {
+        "seed": seed,
+        "words": words,
+        "seconds": seconds,
+        "zero_shot": scores["held_out"]["top1"]["value"],
+        "reading": scores["reading"]["top1"]["value"],
+        **judge(load(workdir), args.units, args.pool),
+    }
+    row["passed"] = not _missed(row)
+    return row
+
+
+def _missed(row: dict[str, Any]) -> list[str]:
+    bars = BARS if row["words"] else CONTROL_BARS
+    return [
+        name
+        for name, (sign, bar) in bars.items()
+        if (row[name] < bar if sign == ">=" else row[name] > bar)
+    ]
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns the figures as lines, with the bars above and what misses one marked."""
+    columns = ("zero_shot", "reading", "hijack", "units", "concepts")
+    lines = [f"{'model':<14}" + "".join(f"{name:>12}" for name in columns) + f"{'seconds':>10}"]
+    for title, bars in (("bar", BARS), ("bar, no words", CONTROL_BARS)):
+        told = ["".join(map(str, bars[name])) if name in bars else "" for name in columns]
+        lines.append(f"{title:<14}" + "".join(f"{cell:>12}" for cell in told))
+    for row in rows:
+        title = f"{'words' if row['words'] else 'no words'} {row['seed']}"
+        missed = _missed(row)
+        cells = [
+            (f"{row[name]:.3f}" if isinstance(row[name], float) else str(row[name]))
+            + (" !" if name in missed else "")
+            for name in columns
+        ]
+        lines.append(
+            f"{title:<14}" + "".join(f"{cell:>12}" for cell in cells) + f"{row['seconds']:>10.0f}"
+        )
+    return "\n".join(lines)
