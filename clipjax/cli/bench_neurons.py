@@ -15,6 +15,10 @@ COMMANDS = {
         "clipjax.cli.bench_neurons_world",
         "models trained on the world of emoji: zero-shot, reading, hijacking, units; controls",
     ),
+    "head": (
+        "clipjax.cli.bench_neurons_head",
+        "dense and sparse heads of equal width: whether their axes mean something",
+    ),
 }
 
 

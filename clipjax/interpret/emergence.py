@@ -26,6 +26,7 @@ from clipjax.config import DualEncoderConfig, NeuronsConfig, UserError
 from clipjax.core.mesh import batch_devices, batch_sharding, local_rows, put_rows, replicated
 from clipjax.data.ordered_map import ordered_map
 from clipjax.data.tokenizers import Tokenizer
+from clipjax.inference.load import Model
 from clipjax.interpret.emergence_scores import (
     Values,
     curves,
@@ -140,12 +141,10 @@ class Emergence:
                 out[...] = self._tokenizer(facet.text(sample))
 
         found = self._forward(params, rows.tower, rows.samples, fill)
-        firsts = np.searchsorted(facet.owner, np.arange(len(rows.stimuli)))
-        views = np.bincount(facet.owner, minlength=len(rows.stimuli))[:, None]
         out = {}
         for path, array in found.items():
             _check_finite(path, array, facet)
-            out[path] = np.add.reduceat(array.astype(np.float64), firsts, axis=0) / views
+            out[path] = _mean_of_views(array, facet)
         return out
 
     def _classes(self, params: Params) -> Float[np.ndarray, "concepts embed"]:
@@ -179,6 +178,43 @@ class Emergence:
             for path, array in found.items():
                 parts[path].append(np.asarray(array.addressable_data(0))[: samples - first])
         return {path: np.concatenate(arrays) for path, arrays in parts.items()}
+
+
+def facet_embeds(model: Model, facet: Facet) -> Float[np.ndarray, "rows embed"]:
+    """Returns the mean of the unit vectors of each stimulus's views, float64.
+
+    Args:
+        model: a trained one.
+        facet: pictures or texts.
+    """
+    encode = model.encoder.bind(model.params)
+    count = facet.rows.samples
+    if facet.rows.tower == "image":
+        found = encode.images(_Samples(facet))
+    else:
+        found = encode.texts([facet.text(sample) for sample in range(count)])
+    return _mean_of_views(found, facet)
+
+
+class _Samples:
+    """The pictures of a facet, as an encoder takes them."""
+
+    def __init__(self, facet: Facet):
+        self._facet = facet
+
+    def __len__(self) -> int:
+        return self._facet.rows.samples
+
+    def fill(self, index: int, out: np.ndarray) -> None:
+        """Writes a picture."""
+        self._facet.fill(index, out)
+
+
+def _mean_of_views(values: np.ndarray, facet: Facet) -> Values:
+    count = len(facet.rows.stimuli)
+    firsts = np.searchsorted(facet.owner, np.arange(count))
+    views = np.bincount(facet.owner, minlength=count)[:, None]
+    return np.add.reduceat(values.astype(np.float64), firsts, axis=0) / views
 
 
 def picture_and_text(rows: Mapping[str, FacetRows]) -> tuple[str, str] | None:
