@@ -22,7 +22,7 @@ from clipjax.interpret.statistics.monosemanticity import CrossModalMonosemantici
 from clipjax.interpret.statistics.ranks import Pairs, count_positives, facet_scores, testable
 from clipjax.interpret.statistics.strata import confound_strata, controlled_scores
 
-Values = Float[np.ndarray, "rows units"]
+Values = Float[np.ndarray, "_ units"]
 
 LEAST = 5
 _LEAST_IN_HALF = 3
