@@ -1,11 +1,14 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and arrays that are filled in place."""
 
 import contextlib
+import io
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
 
 
 @contextlib.contextmanager
@@ -50,3 +53,19 @@ def replaced_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(before)
     else:
         before.unlink(missing_ok=True)
+
+
+def npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    """Returns what stands before the numbers of a `.npy` file, which follow row by row."""
+    out = io.BytesIO()
+    fields = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(out, fields)
+    return out.getvalue()
+
+
+def write_at(descriptor: int, content: bytes, offset: int) -> None:
+    """Writes all of it: a call may write less, and memory that is mapped dies of a full disk."""
+    view = memoryview(content)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written

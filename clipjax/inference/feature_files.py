@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import io
 import json
 import os
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from clipjax.config import UserError
-from clipjax.core.files import replaced
+from clipjax.core.files import npy_header, replaced, write_at
 from clipjax.core.rows import Embeds
 
 _TYPE = np.dtype("<f4")
@@ -40,7 +39,7 @@ class FeatureFile:
         self.path = Path(path)
         self._part = self.path.with_name(f".{self.path.name}.part")
         self._progress = self.path.with_name(f".{self.path.name}.progress")
-        self._header, self._dim, self._count = _header(count, dim), dim, count
+        self._header, self._dim, self._count = npy_header((count, dim), _TYPE), dim, count
         self._about = json.dumps({"identity": identity, "rows": count, "numbers": dim})
         self._rows = self._log = -1
         try:
@@ -84,7 +83,7 @@ class FeatureFile:
         content = np.ascontiguousarray(embeds, _TYPE).tobytes()
         done = self._done + len(embeds)
         try:
-            _write_at(
+            write_at(
                 self._rows, content, len(self._header) + self._done * self._dim * _TYPE.itemsize
             )
             os.fsync(self._rows)
@@ -150,7 +149,7 @@ class FeatureFile:
         _sync_folder(self.path.parent)
         os.ftruncate(self._rows, 0)
         os.ftruncate(self._rows, self._size)
-        _write_at(self._rows, self._header, 0)
+        write_at(self._rows, self._header, 0)
         os.fsync(self._rows)
         with replaced(self._progress) as file:
             file.write(f"{self._about}\n0\n".encode())
@@ -176,21 +175,6 @@ class FeatureFile:
     @property
     def _size(self) -> int:
         return len(self._header) + self._count * self._dim * _TYPE.itemsize
-
-
-def _header(count: int, dim: int) -> bytes:
-    out = io.BytesIO()
-    fields = {"descr": _TYPE.str, "fortran_order": False, "shape": (count, dim)}
-    np.lib.format.write_array_header_1_0(out, fields)
-    return out.getvalue()
-
-
-def _write_at(descriptor: int, content: bytes, offset: int) -> None:
-    """Writes all of it: a call may write less, and memory that is mapped dies of a full disk."""
-    view = memoryview(content)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
 
 
 def _write(descriptor: int, content: bytes) -> None:

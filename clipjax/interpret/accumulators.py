@@ -1,0 +1,275 @@
+"""What a scan keeps of the activations that pass by, on the devices: each holds some of the units.
+
+The edges between bins come from the first stimuli, the pilot. Everything else is a sum, a count or
+an extreme that a batch changes where it is: devices say nothing to each other.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from clipjax.core.mesh import replicated
+from clipjax.interpret.summaries import UnitSummary, quantile_edges
+
+State = dict[str, jax.Array]
+"""By name: arrays [units, ...], and `rows`, how many stimuli they are of."""
+
+_NO_ROW = np.iinfo(np.int32).max
+_CENTRED = ("sum", "sum_rest", "squares", "squares_rest")
+
+
+class Accumulators:
+    """Makes, feeds and reads the state of the units of one facet.
+
+    Args:
+        mesh: the units are split over all its axes.
+        units: how many there are.
+        concepts: how many rank sums are kept of each.
+        bins: of the histogram.
+        exemplars: largest and least activations that are kept.
+    """
+
+    def __init__(self, mesh: Mesh, units: int, *, concepts: int, bins: int, exemplars: int):
+        self._mesh, self.units = mesh, units
+        self._concepts, self._bins, self._exemplars = concepts, bins, exemplars
+        self.padded = -(-units // mesh.size) * mesh.size
+        self._by_unit = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        self.by_column = NamedSharding(mesh, PartitionSpec(None, mesh.axis_names))
+        specs = {name: self._by_unit.spec for name in self._shapes()} | {"rows": PartitionSpec()}
+        whole = PartitionSpec()
+        local = functools.partial(_add, exemplars=exemplars)
+        self._add = jax.jit(
+            jax.shard_map(
+                local,
+                mesh=mesh,
+                in_specs=(specs, self.by_column.spec, whole, whole),
+                out_specs=(specs, self.by_column.spec),
+                check_vma=False,
+            ),
+            donate_argnums=0,
+        )
+
+    def begin(self, pilot: Float[np.ndarray, "rows units"]) -> State:
+        """Returns the state before the first stimulus, the pilot included.
+
+        Args:
+            pilot: activations of some stimuli: bins hold about the same number of them, and their
+                ranks stand for those of all.
+        """
+        units, missing = self.units, self.padded - self.units
+        edges = quantile_edges(pilot, self._bins)
+        state = {name: np.zeros(shape, kind) for name, (shape, kind) in self._shapes().items()}
+        state["edges"] = np.pad(edges, ((0, missing), (0, 0)))
+        state["place"][:units] = _places(pilot, edges)
+        state["shift"][:units] = pilot.mean(axis=0, dtype=np.float64)
+        state["low"][:], state["high"][:] = np.inf, -np.inf
+        state["top_values"][:], state["bottom_values"][:] = -np.inf, np.inf
+        state["top_rows"][:] = state["bottom_rows"][:] = _NO_ROW
+        placed = {name: jax.device_put(array, self._by_unit) for name, array in state.items()}
+        return placed | {"rows": jax.device_put(np.int32(0), replicated(self._mesh))}
+
+    def add(
+        self,
+        state: State,
+        activations: Float[Array, "rows padded"],
+        rows: Int[np.ndarray, " rows"],
+        labels: Bool[np.ndarray, "rows concepts"],
+    ) -> tuple[State, UInt8[Array, "rows padded"]]:
+        """Returns the state with some stimuli more, and their codes; the old state is gone.
+
+        Args:
+            state: not to be used again.
+            activations: finite, with `by_column`.
+            rows: which stimuli they are; those of -1 do not count.
+            labels: of these stimuli.
+        """
+        whole = replicated(self._mesh)
+        placed = [jax.device_put(array, whole) for array in (rows.astype(np.int32), labels)]
+        return self._add(state, activations, *placed)
+
+    def like(self) -> Any:
+        """Returns the shapes and places of a state, to restore one."""
+        shapes = {
+            name: jax.ShapeDtypeStruct(shape, kind, sharding=self._by_unit)
+            for name, (shape, kind) in self._shapes().items()
+        }
+        rows = jax.ShapeDtypeStruct((), np.int32, sharding=replicated(self._mesh))
+        return shapes | {"rows": rows}
+
+    def summary(self, state: dict[str, np.ndarray]) -> UnitSummary:
+        """Returns what is known of all units.
+
+        Args:
+            state: on the host.
+        """
+        own = {name: array[: self.units] for name, array in state.items() if name != "rows"}
+        total = int(state["rows"])
+        wide = {name: own[name].astype(np.float64) for name in _CENTRED}
+        first = (wide["sum"] + wide["sum_rest"]) / total
+        second = (wide["squares"] + wide["squares_rest"]) / total
+        above = np.pad(own["at_least"], ((0, 0), (1, 0)), constant_values=total)
+        counts = above - np.pad(own["at_least"], ((0, 0), (0, 1)))
+        top_rows, top_values = _sorted(own["top_rows"], own["top_values"], sign=-1)
+        bottom_rows, bottom_values = _sorted(own["bottom_rows"], own["bottom_values"], sign=1)
+        return UnitSummary(
+            rows=total,
+            mean=own["shift"] + first,
+            deviation=np.sqrt(np.maximum(second - first**2, 0)),
+            low=own["low"].astype(np.float64),
+            high=own["high"].astype(np.float64),
+            zeros=own["zeros"] / total,
+            top_rows=top_rows,
+            top_values=top_values,
+            bottom_rows=bottom_rows,
+            bottom_values=bottom_values,
+            edges=own["edges"],
+            counts=counts,
+        )
+
+    def rank_sums(
+        self, state: dict[str, np.ndarray], positives: Int[np.ndarray, " concepts"]
+    ) -> Float[np.ndarray, "units concepts"]:
+        """Returns sums of the ranks, from 1, of the stimuli of each concept, among all stimuli.
+
+        A rank is that of the stimulus's bin in the pilot, stretched to all stimuli. The mean rank
+        of all stimuli is known exactly, so what the pilot has it wrong is taken off.
+
+        Args:
+            state: on the host.
+            positives: stimuli of each concept.
+        """
+        summary, total = self.summary(state), int(state["rows"])
+        place = state["place"][: self.units].astype(np.float64)
+        centre = (summary.counts * place).sum(axis=1) / total
+        sums = state["rank_sums"][: self.units].astype(np.float64)
+        return total * (sums - np.outer(centre, positives)) + positives * (total + 1) / 2
+
+    def _shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        units, edges = self.padded, 2 * ((self._bins - 1) // 2)
+        one, many = (units,), (units, min(self._exemplars, _NO_ROW))
+        return {
+            "shift": (one, np.float32),
+            "edges": ((units, edges), np.float32),
+            "place": ((units, edges + 1), np.float32),
+            **dict.fromkeys((*_CENTRED, "low", "high"), (one, np.float32)),
+            "zeros": (one, np.int32),
+            "at_least": ((units, edges), np.int32),
+            "top_values": (many, np.float32),
+            "top_rows": (many, np.int32),
+            "bottom_values": (many, np.float32),
+            "bottom_rows": (many, np.int32),
+            "rank_sums": ((units, self._concepts), np.float32),
+        }
+
+
+def _places(
+    pilot: Float[np.ndarray, "rows units"], edges: Float[np.ndarray, "units edges"]
+) -> Float[np.ndarray, "units bins"]:
+    """Returns the middle rank of each bin in the pilot, as a share from -1/2 to 1/2."""
+    ordered = np.sort(pilot, axis=0).T
+    below = np.stack(
+        [np.searchsorted(column, edge) for column, edge in zip(ordered, edges, strict=True)]
+    )
+    bounds = np.pad(below, ((0, 0), (1, 0))), np.pad(
+        below, ((0, 0), (0, 1)), constant_values=len(pilot)
+    )
+    return (bounds[0] + bounds[1]) / 2 / len(pilot) - 0.5
+
+
+def _add(
+    state: State,
+    activations: Float[Array, "rows units"],
+    rows: Int[Array, " rows"],
+    labels: Bool[Array, "rows concepts"],
+    *,
+    exemplars: int,
+) -> tuple[State, UInt8[Array, "rows units"]]:
+    """What each device does with its units."""
+    valid = (rows >= 0)[:, None]
+    # -0.0 has a place of its own where numbers are ordered by their bits.
+    values = jnp.where(activations == 0, 0.0, activations).T
+    # By their bits: the number next to 0, which ends the bin of zeros, is flushed to 0 otherwise.
+    reached = _ordered_bits(state["edges"])[:, None, :] <= _ordered_bits(values)[:, :, None]
+    codes = reached.sum(axis=2, dtype=jnp.int32)
+    new = dict(state)
+    new["at_least"] += jnp.where(valid, reached, False).sum(axis=1, dtype=jnp.int32)
+    centred = jnp.where(valid.T, values - state["shift"][:, None], 0)
+    for name, terms in (("sum", centred), ("squares", centred**2)):
+        new[name], new[f"{name}_rest"] = _added(
+            state[name], state[f"{name}_rest"], terms.sum(axis=1)
+        )
+    new["low"] = jnp.minimum(state["low"], jnp.where(valid.T, values, jnp.inf).min(axis=1))
+    new["high"] = jnp.maximum(state["high"], jnp.where(valid.T, values, -jnp.inf).max(axis=1))
+    new["zeros"] += ((values == 0) & valid.T).sum(axis=1, dtype=jnp.int32)
+    numbers = jnp.where(rows >= 0, rows, _NO_ROW)
+    for name, sign in (("top", 1), ("bottom", -1)):
+        best, which = _largest(
+            sign * state[f"{name}_values"],
+            state[f"{name}_rows"],
+            jnp.where(valid.T, sign * values, -jnp.inf),
+            numbers,
+            exemplars,
+        )
+        new[f"{name}_values"], new[f"{name}_rows"] = sign * best, which
+    ranks = jnp.take_along_axis(state["place"], codes, axis=1)
+    hot = (labels & valid).astype(jnp.float32)
+    new["rank_sums"] += jnp.matmul(ranks, hot, precision=jax.lax.Precision.HIGH)
+    new["rows"] += (rows >= 0).sum(dtype=jnp.int32)
+    return new, codes.T.astype(jnp.uint8)
+
+
+def _ordered_bits(x: Float[Array, "..."]) -> Int[Array, "..."]:
+    """Returns integers in the order of the numbers."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
+    return jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+
+
+def _added(
+    total: Float[Array, " units"], rest: Float[Array, " units"], terms: Float[Array, " units"]
+) -> tuple[Float[Array, " units"], Float[Array, " units"]]:
+    """Returns a sum and what float32 has no room for in it; together they lose nothing.
+
+    Source: Knuth 1969, "The Art of Computer Programming", volume 2, section 4.2.2, theorem B.
+    """
+    sums = total + terms
+    virtual = sums - total
+    return sums, rest + ((total - (sums - virtual)) + (terms - virtual))
+
+
+def _largest(
+    values: Float[Array, "units exemplars"],
+    rows: Int[Array, "units exemplars"],
+    more: Float[Array, "units rows"],
+    more_rows: Int[Array, " rows"],
+    count: int,
+) -> tuple[Float[Array, "units exemplars"], Int[Array, "units exemplars"]]:
+    """Returns the largest of what is kept and what is new; of equal ones those of smaller rows.
+
+    In no order. Rows up to 2^24 are told apart.
+    """
+    candidates = jnp.concatenate([values, more], axis=1)
+    numbers = jnp.concatenate([rows, jnp.broadcast_to(more_rows, more.shape)], axis=1)
+    least = jax.lax.top_k(candidates, count)[0][:, -1:]
+    # Twice top_k is much faster than one sort by two keys.
+    tied = jnp.where(candidates == least, -numbers.astype(jnp.float32), -jnp.inf)
+    _, chosen = jax.lax.top_k(jnp.where(candidates > least, jnp.inf, tied), count)
+    return tuple(jnp.take_along_axis(array, chosen, axis=1) for array in (candidates, numbers))
+
+
+def _sorted(
+    rows: Int[np.ndarray, "units exemplars"],
+    values: Float[np.ndarray, "units exemplars"],
+    *,
+    sign: int,
+) -> tuple[Int[np.ndarray, "units exemplars"], Float[np.ndarray, "units exemplars"]]:
+    """Returns the exemplars with the first one first; -1 and NaN where there are fewer."""
+    order = np.lexsort((rows, sign * values), axis=1)
+    rows = np.take_along_axis(rows, order, axis=1).astype(np.int64)
+    values = np.take_along_axis(values, order, axis=1).astype(np.float64)
+    missing = rows == _NO_ROW
+    return np.where(missing, -1, rows), np.where(missing, np.nan, values)
