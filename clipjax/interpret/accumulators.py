@@ -175,8 +175,9 @@ def _places(
     below = np.stack(
         [np.searchsorted(column, edge) for column, edge in zip(ordered, edges, strict=True)]
     )
-    bounds = np.pad(below, ((0, 0), (1, 0))), np.pad(
-        below, ((0, 0), (0, 1)), constant_values=len(pilot)
+    bounds = (
+        np.pad(below, ((0, 0), (1, 0))),
+        np.pad(below, ((0, 0), (0, 1)), constant_values=len(pilot)),
     )
     return (bounds[0] + bounds[1]) / 2 / len(pilot) - 0.5
 

@@ -94,9 +94,7 @@ class FacetScan:
                 state, carried, first = self._pilot(batches, taken, told)
             for number in range(first, self._order.batches):
                 batch = self._order[number]
-                units, carried, bad = self._tower(
-                    self._params, next(batches)["x"], batch, carried
-                )
+                units, carried, bad = self._tower(self._params, next(batches)["x"], batch, carried)
                 state, codes = self._sums.add(state, units, batch.rows, self._labels(batch))
                 taken.next(batch, units, codes, bad)
                 told.advance(batch.count)

@@ -155,9 +155,7 @@ class TextFacet:
         tokenizer: of the model, to count tokens; without one words are counted.
     """
 
-    def __init__(
-        self, shown: Shown, texts: Sequence[str], tokenizer: Tokenizer | None = None
-    ):
+    def __init__(self, shown: Shown, texts: Sequence[str], tokenizer: Tokenizer | None = None):
         self._name, self._texts, self.owner = shown.name, texts, shown.owner
         self.rows = shown.rows("text", TEXT_CONFOUNDS, text_confounds(texts, tokenizer))
 
