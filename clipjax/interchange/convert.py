@@ -71,6 +71,11 @@ def convert(
     """
     if to != CLIPJAX:
         format_of(to)
+        if (head := source.config.head.kind) != "linear":
+            raise UserError(
+                f"{to} cannot hold model.head.kind={head!r}: what reads it would compute other "
+                f"embeddings. Convert to {CLIPJAX}."
+            )
     if (destination.exists() or destination.is_symlink()) and not force:
         raise UserError(f"{destination}: is there already. Give another name, or --force.")
     # Layers one by one, as files name them, and exact; without what no embedding needs.
@@ -143,11 +148,6 @@ def _write(
         saved = source.params() if headed or source.config.compute.scan_layers else params
         write_run(folder, source.config, saved, source.tokenizer, record)
         return None
-    if config.head.kind != "linear":
-        raise UserError(
-            f"{to} cannot hold model.head.kind={config.head.kind!r}: what reads it would compute "
-            f"other embeddings. Convert to {CLIPJAX}."
-        )
     left_out = [f"model.{name}" for name in HEADS if getattr(source.config, name) is not None]
     if left_out:
         print(
