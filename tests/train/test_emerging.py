@@ -4,14 +4,15 @@ import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
 from clipjax.config import HeadConfig, NeuronsConfig, UserError
-from clipjax.core.checkpoint import CheckpointReader
 from clipjax.core.distributed import Cluster, joined
 from clipjax.core.mesh import make_mesh
 from clipjax.data.tokenizers.byte import ByteTokenizer
+from clipjax.interchange.pretrained import open_pretrained
 from clipjax.interpret.emergence import Emergence, facet_embeds, open_for_run, picture_and_text
 from clipjax.interpret.emergence_scores import unit_counts
 from clipjax.models import init_params, tapped, with_params
@@ -61,12 +62,9 @@ def curves_of(workdir):
 
 
 def saved(workdir, step):
-    """What a checkpoint holds, file by file, without the config that names the looks."""
-    folder = CheckpointReader(workdir / "checkpoints").directory / f"{step:08d}"
-    from clipjax.interchange.pretrained import open_pretrained
-
+    """The parameters of the newest checkpoint, which is that of a step."""
+    assert (workdir / "checkpoints" / f"{step:08d}").is_dir()
     found = open_pretrained(workdir)
-    assert folder.is_dir()
     return {name: np.asarray(array) for name, array in found.params().items()}
 
 
@@ -129,14 +127,18 @@ def test_a_look_equals_taps_by_hand_on_any_mesh(looking, mesh_222):
     for name, value in one.items():
         np.testing.assert_allclose(eight[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
     path = "image/blocks/0/mlp_act"
+
+    @jax.jit
+    def encode(params, pixels):
+        return tapped(with_params(config, params).encode_image, read={path: "max"})(pixels)[1]
+
     values = {}
     for name in ("photo", "edges", "word"):
         facet = stimuli.facets[name]
         pixels = np.zeros((facet.rows.samples, 16, 16, 3), np.uint8)
         for sample, out in enumerate(pixels):
             facet.fill(sample, out)
-        encode = tapped(with_params(config, params).encode_image, read={path: "max"})
-        found = np.asarray(encode(pixels)[1][path], np.float64)
+        found = np.asarray(encode(params, pixels)[path], np.float64)
         values[name] = np.stack(
             [found[facet.owner == row].mean(axis=0) for row in range(len(facet.rows.stimuli))]
         )
@@ -166,9 +168,8 @@ def test_an_activation_that_is_no_number_is_named(looking):
     tokenizer = ByteTokenizer(context_length=16, lowercase=True)
     stimuli = open_for_run(NEURONS, config, ".")
     params = dict(init_params(config, 0))
-    kernel = np.asarray(params["image/blocks/0/mlp/fc1/kernel"]).copy()
-    kernel[:, 3] = np.nan
-    params["image/blocks/0/mlp/fc1/kernel"] = kernel
+    name = next(n for n in params if n.startswith("image/") and n.endswith("mlp/fc1/kernel"))
+    params[name] = params[name].at[:, 3].set(np.nan)
     look = Emergence(config, tokenizer, make_mesh(looking.mesh, num_devices=1), stimuli, NEURONS)
     with pytest.raises(UserError, match=r"image/blocks/0/mlp_act:3: .* of facet photo is nan"):
         look.run(params)
