@@ -75,7 +75,9 @@ class Emergence:
             tower: [p for p in dict.fromkeys(wanted) if p.startswith((f"{tower}/", "shared/"))]
             for tower in ("image", "text")
         }
-        self._programs = {tower: self._program(tower, neurons.pool) for tower in self._paths}
+        self._programs: dict[Tower, Any] = {
+            tower: self._program(tower, neurons.pool) for tower in self._paths
+        }
 
     def compile(self, params: Params) -> None:
         """Compiles both towers for parameters with these shardings; nothing is compiled after."""
