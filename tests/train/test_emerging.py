@@ -170,7 +170,8 @@ def test_an_activation_that_is_no_number_is_named(looking):
     params = dict(init_params(config, 0))
     name = next(n for n in params if n.startswith("image/") and n.endswith("mlp/fc1/kernel"))
     params[name] = params[name].at[:, 3].set(np.nan)
-    look = Emergence(config, tokenizer, make_mesh(looking.mesh, num_devices=1), stimuli, NEURONS)
+    mesh = make_mesh(looking.mesh, num_devices=1)
+    look = Emergence(config, tokenizer, mesh, stimuli, NEURONS)
     with pytest.raises(
         UserError, match=r"image/blocks/0/mlp_act:3: .* of facet photo is (nan|-inf)"
     ):
