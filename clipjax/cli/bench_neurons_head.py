@@ -3,9 +3,10 @@
 clipjax bench neurons head --seeds 0,1,2 --json head.json
 
 For every seed two small models of the world of emoji, without pictures of words, train as many
-steps, `model.head.kind` linear and sparse_relu. An axis of the shared space means something if the photos and the captions that drive
-it show the same concepts: its cross-modal monosemanticity, over that of all pairs (1: by chance),
-beside three random rotations of the same space. A space without axes of its own equals them.
+steps, `model.head.kind` linear and sparse_relu. An axis of the shared space means something if the
+photos and the captions that drive it show the same concepts: its cross-modal monosemanticity, over
+that of all pairs (1: by chance), beside three random rotations of the same space. A space without
+axes of its own equals them.
 Curves over the run are told by their Spearman correlation with the steps; with --shuffled a model
 trains on captions of other pictures, and its curves should stay flat.
 """
@@ -18,14 +19,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipjax.cli.bench_neurons_world import RECIPE, WITHOUT_WORDS
 from clipjax.config.errors import UsageError
 
 if TYPE_CHECKING:
     from clipjax.config import TrainConfig
     from clipjax.inference.load import Model
 
-RECIPE = "configs/emoji_neurons.py"
-WITHOUT_WORDS = "photo/*.tar edges/*.tar"
 WIDTH = 192
 STEPS = 700
 ROTATIONS = 3

@@ -12,6 +12,7 @@ COMMANDS: Commands = {
         "write words on pictures and tell what they make a model say",
         False,
     ),
+    "scan": ("clipjax.cli.neurons_scan", "show a model stimuli, keep how each unit answers", False),
 }
 
 

@@ -1,4 +1,4 @@
-"""Which samples are run together: in an order that looks random, and views of one thing in a row."""
+"""Which samples are run together: in random order, and views of one thing in a row."""
 
 import dataclasses
 import zlib

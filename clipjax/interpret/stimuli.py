@@ -142,11 +142,7 @@ def _checked(stimuli: Stimuli) -> Stimuli:
             f"{len(stimuli.concepts)}). Facets must share ids of stimuli or words of concepts: "
             "look at the positives, or at the words, of --concepts."
         )
-    missing = [
-        concept.name
-        for concept, anywhere in zip(stimuli.concepts, shown.any(axis=0), strict=True)
-        if not anywhere
-    ]
+    missing = [stimuli.concepts[place].name for place in np.flatnonzero(~shown.any(axis=0))]
     if not missing:
         return stimuli
     some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")

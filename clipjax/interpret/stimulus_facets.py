@@ -159,7 +159,7 @@ class TextFacet:
         self._name, self._texts, self.owner = shown.name, texts, shown.owner
         self.rows = shown.rows("text", TEXT_CONFOUNDS, text_confounds(texts, tokenizer))
 
-    def fill(self, sample: int, out: UInt8[np.ndarray, "side side 3"]) -> None:
+    def fill(self, sample: int, out: UInt8[np.ndarray, "side side 3"]) -> None:  # noqa: ARG002
         """Raises TypeError: a text is no picture."""
         raise TypeError(f"facet {self._name}: sample {sample} is a text")
 
