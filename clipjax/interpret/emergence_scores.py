@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
+from clipjax.evals.geometry import modality_gap
 from clipjax.interpret.facets import FacetRows
 from clipjax.interpret.statistics.conjunction import (
     FLOOR,
@@ -98,7 +99,7 @@ def space_scores(
         seed: of the rotation.
     """
     (_, a), (_, b) = first, second
-    out = {"modality_gap": float(np.linalg.norm(a.mean(axis=0) - b.mean(axis=0)))}
+    out = {"modality_gap": modality_gap(a, b)}
     use = np.abs(a).mean(axis=0), np.abs(b).mean(axis=0)
     used = use[0] + use[1] > 0
     share = use[0][used] / (use[0] + use[1])[used]
