@@ -24,6 +24,7 @@ from jaxtyping import Float
 
 from clipjax.config import DualEncoderConfig, NeuronsConfig, UserError
 from clipjax.core.mesh import batch_devices, batch_sharding, local_rows, put_rows, replicated
+from clipjax.core.progress import Progress
 from clipjax.data.ordered_map import ordered_map
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.inference.load import Model
@@ -41,6 +42,11 @@ Params = Mapping[str, jax.Array]
 
 EMBED = "shared/embed"
 _WORDS = "word"
+_QUIET_SECONDS = 2.0
+
+
+class NotFiniteError(UserError):
+    """An activation is NaN or infinite, the same in every process."""
 
 
 class Emergence:
@@ -69,10 +75,10 @@ class Emergence:
         parts = batch_devices(mesh)
         self._size = -(-neurons.batch_size // parts) * parts
         self._rows = local_rows(mesh, self._size)
-        wanted = [*unit_paths(config, neurons.units), EMBED]
         self._chosen = tuple(unit_paths(config, neurons.units))
+        read = dict.fromkeys((*self._chosen, EMBED))
         self._paths: dict[Tower, list[str]] = {
-            tower: [p for p in dict.fromkeys(wanted) if p.startswith((f"{tower}/", "shared/"))]
+            tower: [path for path in read if path.startswith((f"{tower}/", EMBED))]
             for tower in ("image", "text")
         }
         self._programs: dict[Tower, Any] = {
@@ -96,7 +102,7 @@ class Emergence:
             params: of the model.
 
         Raises:
-            UserError: if an activation is not finite, naming unit and stimulus.
+            NotFiniteError: if an activation is not finite, naming unit and stimulus.
         """
         rows = {name: facet.rows for name, facet in self._stimuli.facets.items()}
         values = {name: self._facet(params, f) for name, f in self._stimuli.facets.items()}
@@ -117,7 +123,7 @@ class Emergence:
 
     def _program(self, tower: Tower, pool: str) -> Any:
         whole, split = replicated(self._mesh), batch_sharding(self._mesh)
-        read = {path: pool for path in self._paths[tower]}
+        read = dict.fromkeys(self._paths[tower], pool)
 
         def forward(params: Params, x: jax.Array) -> dict[str, jax.Array]:
             model = with_params(self._config, params)
@@ -142,7 +148,7 @@ class Emergence:
             else:
                 out[...] = self._tokenizer(facet.text(sample))
 
-        found = self._forward(params, rows.tower, rows.samples, fill)
+        found = self._forward(params, rows.tower, rows.name, rows.samples, fill)
         out = {}
         for path, array in found.items():
             _check_finite(path, array, facet)
@@ -155,10 +161,15 @@ class Emergence:
         def fill(number: int, out: np.ndarray) -> None:
             out[...] = self._tokenizer(names[number])
 
-        return self._forward(params, "text", len(names), fill)[EMBED]
+        return self._forward(params, "text", "names of concepts", len(names), fill)[EMBED]
 
     def _forward(
-        self, params: Params, tower: Tower, samples: int, fill: Callable[[int, np.ndarray], None]
+        self,
+        params: Params,
+        tower: Tower,
+        what: str,
+        samples: int,
+        fill: Callable[[int, np.ndarray], None],
     ) -> dict[str, np.ndarray]:
         """Returns float32 [samples, units] by path."""
         shape, dtype = self._sample(tower)
@@ -171,14 +182,17 @@ class Emergence:
                 fill(place, row)
             return row
 
-        for first in range(0, samples, self._size):
-            mine = (int(first + row) for row in self._rows)
-            x = np.stack(list(ordered_map(filled, mine, threads=threads)))
-            with jax.set_mesh(self._mesh):
-                placed = put_rows(x, self._rows, self._size, self._mesh)
-                found = self._programs[tower](params, placed)
-            for path, array in found.items():
-                parts[path].append(np.asarray(array.addressable_data(0))[: samples - first])
+        quiet = _QUIET_SECONDS if jax.process_index() == 0 else np.inf
+        with Progress(f"showing {what}", samples, "stimuli", quiet_seconds=quiet) as told:
+            for first in range(0, samples, self._size):
+                mine = (int(first + row) for row in self._rows)
+                x = np.stack(list(ordered_map(filled, mine, threads=threads)))
+                with jax.set_mesh(self._mesh):
+                    placed = put_rows(x, self._rows, self._size, self._mesh)
+                    found = self._programs[tower](params, placed)
+                for path, array in found.items():
+                    parts[path].append(np.asarray(array.addressable_data(0))[: samples - first])
+                told.advance(min(self._size, samples - first))
         return {path: np.concatenate(arrays) for path, arrays in parts.items()}
 
 
@@ -190,11 +204,10 @@ def facet_embeds(model: Model, facet: Facet) -> Float[np.ndarray, "rows embed"]:
         facet: pictures or texts.
     """
     encode = model.encoder.bind(model.params)
-    count = facet.rows.samples
     if facet.rows.tower == "image":
         found = encode.images(_Samples(facet))
     else:
-        found = encode.texts([facet.text(sample) for sample in range(count)])
+        found = encode.texts([facet.text(sample) for sample in range(facet.rows.samples)])
     return _mean_of_views(found, facet)
 
 
@@ -250,10 +263,10 @@ def _check_finite(path: str, array: np.ndarray, facet: Facet) -> None:
     if len(wrong):
         sample, unit = wrong[0]
         stimulus = facet.rows.stimuli[facet.owner[sample]]
-        raise UserError(
+        raise NotFiniteError(
             f"{path}:{unit}: its activation for the stimulus {stimulus} of facet "
-            f"{facet.rows.name} is {array[sample, unit]}; expected a finite number. The model "
-            "diverged: lower optim.peak_learning_rate."
+            f"{facet.rows.name} is {array[sample, unit]}; expected a finite number. If the "
+            "model diverged, lower optim.peak_learning_rate."
         )
 
 

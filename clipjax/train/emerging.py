@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from clipjax.config import TrainConfig
 from clipjax.data.tokenizers import Tokenizer
-from clipjax.interpret.emergence import Emergence, emergence_line
+from clipjax.interpret.emergence import Emergence, NotFiniteError, emergence_line
 from clipjax.interpret.stimuli import Stimuli
 from clipjax.train.loop import Action
 from clipjax.train.state import TrainState, evaluated_params
@@ -42,10 +42,14 @@ def emergence_actions(
 
     def look(step: int, state: TrainState) -> None:
         begin = time.perf_counter()
-        found = emergence.run(evaluated_params(config, state))
-        write(step, found)
-        if jax.process_index() == 0:
+        try:
+            found = emergence.run(evaluated_params(config, state))
+        except NotFiniteError as error:  # a look is not worth a run, which has a guard of its own
+            line = f"warning: neurons at step {step:,}: {error}"
+        else:
+            write(step, found)
             line = emergence_line(step, found, time.perf_counter() - begin)
+        if jax.process_index() == 0:
             print(line, file=sys.stderr, flush=True)
 
     return [(config.neurons.every_steps, look)]

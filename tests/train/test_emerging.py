@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from clipjax.interchange.pretrained import open_pretrained
 from clipjax.interpret.emergence import Emergence, facet_embeds, open_for_run, picture_and_text
 from clipjax.interpret.emergence_scores import unit_counts
 from clipjax.models import init_params, tapped, with_params
+from clipjax.train.emerging import emergence_actions
 from clipjax.train.run import run
 
 NEURONS = NeuronsConfig(every_steps=6, batch_size=64, units=("image/*/mlp_act", "shared/embed"))
@@ -161,21 +163,33 @@ def test_the_pictures_and_texts_that_are_compared_share_stimuli(looking):
     assert picture_and_text(rows) is None
 
 
-def test_an_activation_that_is_no_number_is_named(looking):
+def test_an_activation_that_is_no_number_is_named_and_ends_no_run(looking, capsys):
     config = dataclasses.replace(
-        looking.model, text=dataclasses.replace(looking.model.text, vocab_size=258)
+        looking,
+        model=dataclasses.replace(
+            looking.model, text=dataclasses.replace(looking.model.text, vocab_size=258)
+        ),
     )
-    tokenizer = ByteTokenizer(context_length=16, lowercase=True)
-    stimuli = open_for_run(NEURONS, config, ".")
-    params = dict(init_params(config, 0))
+    stimuli = open_for_run(NEURONS, config.model, ".")
+    params = dict(init_params(config.model, 0))
     name = next(n for n in params if n.startswith("image/") and n.endswith("mlp/fc1/kernel"))
     params[name] = params[name].at[:, 3].set(np.nan)
-    mesh = make_mesh(looking.mesh, num_devices=1)
-    look = Emergence(config, tokenizer, mesh, stimuli, NEURONS)
-    with pytest.raises(
-        UserError, match=r"image/blocks/0/mlp_act:3: .* of facet photo is (nan|-inf)"
-    ):
-        look.run(params)
+    state = types.SimpleNamespace(params=params, model_state={}, ema={})
+    tokenizer, written = ByteTokenizer(context_length=16, lowercase=True), []
+    [(every, look)] = emergence_actions(
+        config,
+        tokenizer,
+        make_mesh(config.mesh, num_devices=1),
+        stimuli,
+        state,
+        lambda step, metrics: written.append(metrics),
+    )
+    look(6, state)
+    assert every == 6
+    assert not written
+    told = capsys.readouterr().err
+    assert "warning: neurons at step 6: image/blocks/0/mlp_act:3: its activation" in told
+    assert "of facet photo is" in told
 
 
 def test_embeddings_of_a_facet_are_means_over_views(looked):
