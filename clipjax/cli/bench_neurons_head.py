@@ -78,7 +78,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.dir or temporary)
         rows = [
-            _row(_config(base, folder, name, seed, args.width, args.steps), folder, name, seed)
+            _row(
+                model_config(base, folder, name, seed, width=args.width, steps=args.steps),
+                folder,
+                name,
+                seed,
+            )
             for seed in seeds
             for name in models
         ]
@@ -92,9 +97,19 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _config(
-    base: "TrainConfig", folder: Path, name: str, seed: int, width: int, steps: int
+def model_config(
+    base: "TrainConfig", folder: Path, name: str, seed: int, *, width: int, steps: int
 ) -> "TrainConfig":
+    """Returns the run of one model.
+
+    Args:
+        base: the recipe; towers and shards are those of the benchmark.
+        folder: that holds the world.
+        name: "linear", "sparse_relu" or "shuffled", which is sparse too.
+        seed: of parameters, order and augmentation.
+        width: of the shared space.
+        steps: of the run.
+    """
     from clipjax.config import HeadConfig, NeuronsConfig, TextConfig, ViTConfig
 
     kind = "linear" if name == "linear" else "sparse_relu"
@@ -140,11 +155,12 @@ def _row(config: "TrainConfig", folder: Path, name: str, seed: int) -> dict[str,
         **judge(load(workdir)),
         "rises": rises(workdir),
     }
-    row["passed"] = _passed(row)
+    row["passed"] = passes(row)
     return row
 
 
-def _passed(row: Axes) -> bool:
+def passes(row: Axes) -> bool:
+    """Returns whether a model reaches its bar; the control has none."""
     if row["model"] == "linear":
         return abs(row["over_rotation"] - 1) <= DENSE_BAR
     return row["model"] == "shuffled" or row["over_rotation"] >= SPARSE_BAR
