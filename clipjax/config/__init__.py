@@ -12,6 +12,7 @@ from clipjax.config.data import (
 from clipjax.config.errors import UsageError, UserError, did_you_mean
 from clipjax.config.evals import EvalsConfig, TaskConfig
 from clipjax.config.guard import GuardConfig
+from clipjax.config.head import HeadConfig
 from clipjax.config.image_towers import (
     ConvNetConfig,
     ConvNeXtConfig,
@@ -23,6 +24,7 @@ from clipjax.config.image_towers import (
 )
 from clipjax.config.mesh import MeshConfig
 from clipjax.config.model import ComputeConfig, DualEncoderConfig
+from clipjax.config.neurons import NeuronsConfig
 from clipjax.config.objectives import DistillConfig, LossConfig
 from clipjax.config.optim import LoraConfig, OptimConfig, split_rate
 from clipjax.config.presets import PRESETS, preset
@@ -66,6 +68,7 @@ __all__ = [
     "EvaConfig",
     "EvalsConfig",
     "GuardConfig",
+    "HeadConfig",
     "ImageConfig",
     "InitConfig",
     "LogConfig",
@@ -75,6 +78,7 @@ __all__ = [
     "MeshConfig",
     "MixtureConfig",
     "ModernTextConfig",
+    "NeuronsConfig",
     "OptimConfig",
     "PrototypeHeadsConfig",
     "RemoteConfig",

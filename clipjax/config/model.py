@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 from clipjax.config.fields import AttentionImplementation, ComputeDtype, Remat, check_positive
+from clipjax.config.head import HeadConfig
 from clipjax.config.image_towers import EfficientNetConfig, ImageConfig, ViTConfig
 from clipjax.config.self_distill import PrototypeHeadsConfig
 from clipjax.config.text_towers import (
@@ -63,6 +64,7 @@ class DualEncoderConfig:
 
     Attributes:
         embed_dim: size of the shared space.
+        head: how the towers enter it.
         init_logit_scale: initial multiplier of the cosine similarities (1 / temperature).
         exact_temperature: keep beside the logarithm of the scale, as model state, what float32 has
             no room for, so that a temperature that was read (ALIGN) is written with the same bits.
@@ -87,6 +89,7 @@ class DualEncoderConfig:
     image: ImageConfig = ViTConfig()
     text: TextTowerConfig = TextConfig()
     embed_dim: int = 512
+    head: HeadConfig = HeadConfig()
     init_logit_scale: float = 1 / 0.07
     exact_temperature: bool = False
     init_logit_bias: float | None = None

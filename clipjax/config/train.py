@@ -11,6 +11,7 @@ from clipjax.config.fields import check_positive
 from clipjax.config.guard import GuardConfig
 from clipjax.config.mesh import MeshConfig
 from clipjax.config.model import DualEncoderConfig
+from clipjax.config.neurons import NeuronsConfig
 from clipjax.config.objectives import DistillConfig, LossConfig
 from clipjax.config.optim import OptimConfig
 from clipjax.config.run_checks import (
@@ -148,6 +149,7 @@ class TrainConfig:
     guard: GuardConfig = GuardConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evals: EvalsConfig = EvalsConfig()
+    neurons: NeuronsConfig = NeuronsConfig()
     log: LogConfig = LogConfig()
     watchdog: WatchdogConfig = WatchdogConfig()
 

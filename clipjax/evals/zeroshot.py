@@ -73,4 +73,6 @@ def class_embeds(
     number = {text: i for i, text in enumerate(prompts.distinct())}
     embeds = encode.texts(list(number)) if rows is None else encode.texts(list(number), rows)
     means = np.stack([embeds[[number[text] for text in of]].mean(axis=0) for of in of_class])
-    return means / np.linalg.norm(means, axis=1, keepdims=True)
+    lengths = np.linalg.norm(means, axis=1, keepdims=True)
+    # A sparse head may have nothing to say of a class: zeros then, and no NaN.
+    return means / np.where(lengths > 0, lengths, 1)

@@ -71,6 +71,11 @@ def convert(
     """
     if to != CLIPJAX:
         format_of(to)
+        if (head := source.config.head.kind) != "linear":
+            raise UserError(
+                f"{to} cannot hold model.head.kind={head!r}: what reads it would compute other "
+                f"embeddings. Convert to {CLIPJAX}."
+            )
     if (destination.exists() or destination.is_symlink()) and not force:
         raise UserError(f"{destination}: is there already. Give another name, or --force.")
     # Layers one by one, as files name them, and exact; without what no embedding needs.

@@ -23,7 +23,7 @@ from clipjax.models.params import (
 )
 from clipjax.models.patches import Patches, patches_of
 from clipjax.models.taps import tapped
-from clipjax.models.units import unit_paths
+from clipjax.models.units import is_non_negative, unit_paths
 
 __all__ = [
     "DECODERS",
@@ -36,6 +36,7 @@ __all__ = [
     "abstract_model",
     "init_model_state",
     "init_params",
+    "is_non_negative",
     "model_state_names",
     "model_state_of",
     "num_params",

@@ -132,7 +132,7 @@ class DualEncoder(nnx.Module):
         Raises:
             UsageError: if the tower cannot read patches.
         """
-        return _unit(in_tower("image", self.image)(self._pixels(images), train_key))
+        return self._embedded(in_tower("image", self.image)(self._pixels(images), train_key))
 
     def image_features(
         self, images: Images, hidden: Bool[Array, "batch patches"] | None = None
@@ -169,7 +169,7 @@ class DualEncoder(nnx.Module):
 
     def encode_text(self, tokens: Tokens) -> Embeds:
         """Returns unit vectors, float32."""
-        return _unit(in_tower("text", self.text)(tokens))
+        return self._embedded(in_tower("text", self.text)(tokens))
 
     def tower_output(self, tower: Literal["image", "text"], x: Images | Tokens) -> Embeds:
         """Returns what a tower says of images or tokens, before it is made a unit vector."""
@@ -239,7 +239,7 @@ class DualEncoder(nnx.Module):
         image, *read = in_tower("image", self.image.pooled_and_tokens)(
             self._pixels(images), train_key
         )
-        return _unit(image), self.encode_text(tokens), Read(*read)
+        return self._embedded(image), self.encode_text(tokens), Read(*read)
 
     def matching_logits(self, images: Images, tokens: Tokens) -> Float[Array, " batch"]:
         """Returns the logits that each image and its text belong together, float32.
@@ -269,7 +269,7 @@ class DualEncoder(nnx.Module):
         else:
             text, text_tokens = in_tower("text", self.text.pooled_and_tokens)(tokens)
             hidden = self.decoder.hidden(text_tokens, image_tokens, mask)
-        return _unit(image), _unit(text), Read(image_tokens, mask), hidden
+        return self._embedded(image), self._embedded(text), Read(image_tokens, mask), hidden
 
     def caption_logits(
         self,
@@ -333,9 +333,14 @@ class DualEncoder(nnx.Module):
             )
         return decoder.kind
 
+    def _embedded(self, x: Embeds) -> Embeds:
+        """Returns what a tower says as unit vectors; where all is negative, the sparse head's is 0.
 
-def _unit(x: Embeds) -> Embeds:
-    x = constrain_batch(x.astype(jnp.float32))
-    # rsqrt of the clamped square keeps the gradient of a zero vector finite.
-    x = x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
-    return tap("shared/embed", x)
+        The gradient of a zero vector is finite.
+        """
+        x = constrain_batch(x.astype(jnp.float32))
+        if self.config.head.kind == "sparse_relu":
+            x = jax.nn.relu(x)
+        # rsqrt of the clamped square keeps the gradient of a zero vector finite.
+        x = x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
+        return tap("shared/embed", x)

@@ -40,6 +40,18 @@ def unit_paths(config: DualEncoderConfig, patterns: Iterable[str] = ("*",)) -> d
     }
 
 
+def is_non_negative(config: DualEncoderConfig, path: str = "shared/embed") -> bool:
+    """Returns whether a coordinate of the shared space has one direction, and no sign to choose.
+
+    It is false of every other path: what a tower computes may be negative, however rarely.
+
+    Args:
+        config: of the model.
+        path: of units.
+    """
+    return path == "shared/embed" and config.head.is_non_negative
+
+
 @functools.lru_cache(maxsize=64)
 def _paths(config: DualEncoderConfig) -> dict[str, int]:
     side = config.image.image_size

@@ -26,13 +26,17 @@ from clipjax.evals.open_suite import suite_tasks
 from clipjax.evals.report import Results, table, to_json
 from clipjax.evals.tasks import Task, flat_metrics, make_tasks
 from clipjax.inference.encoder import Encoder
+from clipjax.interpret.emergence import open_for_run
+from clipjax.interpret.stimuli import Stimuli
 from clipjax.models import num_params
 from clipjax.models.attention_notes import attention_notes
 from clipjax.models.cost import trained_pair_forward_flops
+from clipjax.train.emerging import emergence_actions
 from clipjax.train.loop import Actions, Loop, Meter, SpoiltError
 from clipjax.train.programs import Programs
 from clipjax.train.setup import (
     Skips,
+    TrainingData,
     batch_schedule,
     batch_spec,
     checkpoint_files,
@@ -69,10 +73,11 @@ def run(config: TrainConfig, workdir: Path, lifeline: Lifeline) -> dict[str, Any
         **make_tasks(config.evals, config.data, config.model, say=_say),
         **suite_tasks(config.evals, config.model, config.data.remote),
     }
+    stimuli = open_for_run(config.neurons, config.model, config.data.root)
     with _locked(workdir):
         record = run_record(config, source)
         _same_everywhere(config, record)
-        prepared = _Prepared(config, workdir, lifeline, mesh, source, tasks, record)
+        prepared = _Prepared(config, workdir, lifeline, mesh, source, tasks, record, stimuli)
         skips: Skips | None = None
         while True:
             first_step = resume_step(workdir, record, config)
@@ -99,6 +104,7 @@ class _Prepared:
     source: Sources
     tasks: Mapping[str, Task]
     record: Mapping[str, Any]
+    stimuli: Stimuli | None
 
 
 def _rolled_back(
@@ -172,22 +178,12 @@ def _go_on(prepared: _Prepared, first_step: int, skips: Skips) -> dict[str, Any]
                 _report(step, scores)
             results.update(to_json(scores))
 
+        def write(step: int, metrics: Mapping[str, float]) -> None:
+            loop.write(step, metrics)
+
+        looks = emergence_actions(config, data.tokenizer, mesh, prepared.stimuli, state, write)
         _say(_headline(config, source, mesh.size, first_step))
-        most = config.data.max_patches if config.data.image_mode == "naflex" else None
-        with jax.set_mesh(mesh):
-            for line in attention_notes(config.model, most):
-                _say(line)
-        for line in forecast(data.order, source, config.num_steps) if config.data.mixture else ():
-            _say(f"source {line}")
-        hosts = jax.process_count()
-        for line in read_ahead_warnings(config.data, source, data.order.lanes, hosts):
-            _say(f"warning: {line}")
-        if config.data.global_batch_size > len(source):
-            _say(
-                f"warning: data.global_batch_size={config.data.global_batch_size:,} is more "
-                f"than the {len(source):,} pairs: a batch holds pairs several times, and their "
-                "copies count as wrong answers."
-            )
+        _say_notes(config, source, data, mesh)
         meter = Meter(
             config,
             _peak_flops(),
@@ -204,10 +200,15 @@ def _go_on(prepared: _Prepared, first_step: int, skips: Skips) -> dict[str, Any]
             lifeline=lifeline,
             meter=meter,
             bad_samples=data.pairs.bad_samples,
-            actions=Actions([(config.evals.every_steps, evaluate)]),
+            actions=Actions([(config.evals.every_steps, evaluate), *looks]),
         )
         start = time.perf_counter()
         with jax.set_mesh(mesh):
+            # The untrained model, with which curves begin, or one that was cut off at its end.
+            begins_or_ended = not 0 < first_step < config.num_steps
+            for _, look in looks if begins_or_ended else ():
+                lifeline.phase("evaluate", config.watchdog.evaluate_seconds, first_step)
+                look(first_step, state)
             state = loop.run(state, first_step)
             if first_step >= config.num_steps:  # saved, but ended before it was evaluated
                 evaluate(first_step, state)
@@ -228,6 +229,24 @@ def _go_on(prepared: _Prepared, first_step: int, skips: Skips) -> dict[str, Any]
         checkpoints.close()
         for sink in sinks:
             sink.close()
+
+
+def _say_notes(config: TrainConfig, source: Sources, data: TrainingData, mesh: Mesh) -> None:
+    most = config.data.max_patches if config.data.image_mode == "naflex" else None
+    with jax.set_mesh(mesh):
+        for line in attention_notes(config.model, most):
+            _say(line)
+    for line in forecast(data.order, source, config.num_steps) if config.data.mixture else ():
+        _say(f"source {line}")
+    hosts = jax.process_count()
+    for line in read_ahead_warnings(config.data, source, data.order.lanes, hosts):
+        _say(f"warning: {line}")
+    if config.data.global_batch_size > len(source):
+        _say(
+            f"warning: data.global_batch_size={config.data.global_batch_size:,} is more "
+            f"than the {len(source):,} pairs: a batch holds pairs several times, and their "
+            "copies count as wrong answers."
+        )
 
 
 def _headline(config: TrainConfig, source: Any, devices: int, first_step: int) -> str:

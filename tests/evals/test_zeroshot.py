@@ -114,6 +114,15 @@ def test_a_collapsed_model_scores_zero():
     assert [results[name].value for name in ("top1", "top5")] == [0.0, 0.0]
 
 
+def test_a_class_of_which_a_sparse_head_says_nothing_is_never_named():
+    task = ZeroShotClassification(
+        images=Pictures(2), labels=np.array([0, 1]), class_names=["a", "b"], templates=["{c}"]
+    )
+    table = Table([[1, 0], [0.6, 0.8]], {"a": [0.8, 0.6], "b": [0, 0]})
+    np.testing.assert_array_equal(task.class_embeds(table)[1], [0, 0])
+    assert task.run(table)["top1"].value == 0.5
+
+
 def test_equal_classes_are_told_apart_by_nobody():
     """Two class names with the same embedding: neither counts as found."""
     texts = {"cat": (1, 0), "feline": (1, 0), "dog": (0, 1)}

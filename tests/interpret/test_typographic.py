@@ -17,6 +17,7 @@ from clipjax.config import UsageError, UserError
 from clipjax.data.concepts import Concept
 from clipjax.data.emoji_fonts import FONT_ROOTS
 from clipjax.data.emoji_world import load_emoji_world
+from clipjax.data.ink import plate_of, written
 from clipjax.data.resize import EvaluationTransform
 from clipjax.data.word_pictures import WordPainter
 from clipjax.interpret.facets import FacetRows
@@ -29,9 +30,7 @@ from clipjax.interpret.typographic_pictures import (
     WordsAlone,
     draw_trials,
     facet_scene,
-    plate_of,
     world_scene,
-    written,
 )
 
 SIDE, CLASSES = 16, 6
