@@ -7,7 +7,11 @@ from clipjax.cli.parser import Parser
 from clipjax.cli.subcommands import Commands, add_commands, run_command
 
 COMMANDS: Commands = {
-    # one line for each command
+    "vis": (
+        "clipjax.cli.neurons_vis",
+        "draw what units would like to see; let a model judge",
+        False,
+    ),
 }
 
 

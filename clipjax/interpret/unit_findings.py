@@ -59,8 +59,7 @@ class UnitDetails:
             "top": {facet: self._exemplars(facet, unit, chosen, 0) for facet in space.facets},
             "bottom": {facet: self._exemplars(facet, unit, chosen, 1) for facet in space.facets},
             "histogram": {
-                facet: self._histogram(facet, chosen, values.get(facet))
-                for facet in space.facets
+                facet: self._histogram(facet, chosen, values.get(facet)) for facet in space.facets
             },
         }
 
