@@ -9,7 +9,7 @@ from clipjax.cli.subcommands import Commands, add_commands, run_command
 COMMANDS: Commands = {
     "vis": (
         "clipjax.cli.neurons_vis",
-        "draw what units would like to see; let a model judge",
+        "draw what units would like to see",
         False,
     ),
 }

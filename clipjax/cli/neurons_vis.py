@@ -11,7 +11,7 @@ ends with exit status 3 if noise does as well as chance times 1.5.
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from clipjax.inference.load import Model
     from clipjax.interpret.judge import Judgement
-    from clipjax.interpret.spaces import UnitName
 
 RECORD, SHEET = "vis.json", "sheet.png"
 NOISE_BAR = 1.5
@@ -178,14 +177,8 @@ def _judged(
         "chance": result.chance,
         "noise_share": result.noise_share,
         "others_share": result.others_share,
-        "predicted": _by_name(drawn, names, result.predicted),
+        "predicted": dict(zip(drawn, [names[i] for i in result.predicted.tolist()], strict=True)),
     }
-
-
-def _by_name(
-    drawn: Mapping[str, Any], names: Sequence[str], predicted: "np.ndarray"
-) -> dict[str, str]:
-    return {unit: names[place] for unit, place in zip(drawn, predicted.tolist(), strict=True)}
 
 
 def _tell(result: "Judgement", count: int) -> None:

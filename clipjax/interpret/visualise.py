@@ -57,7 +57,7 @@ class VisualiseConfig:
     """
 
     steps: int = 160
-    learning_rate: float = 0.05
+    learning_rate: float = 0.2
     parametrisation: Literal["fourier", "maco"] = "fourier"
     pool: Literal["max", "mean"] = "max"
     jitter: int = 3
