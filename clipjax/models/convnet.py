@@ -49,7 +49,7 @@ class ResidualBlock(nnx.Module):
         x = constrain_batch(x)
         act = ACTIVATIONS[self.activation]
         y = checkpoint_name(self.conv_1(act(self.norm_1(x))), "conv")
-        y = tap("act", act(self.norm_2(y)))
+        y = tap("act", act(tap("pre", self.norm_2(y))))
         return tap("out", x + checkpoint_name(self.conv_2(y), "conv"))
 
 

@@ -95,15 +95,15 @@ class Bottleneck(nnx.Module):
     def __call__(self, x: FeatureMap, *, train: bool) -> SmallerMap:
         """Returns the feature map, `stride` times smaller."""
         x = gradient_once(constrain_batch(x))
-        y = jax.nn.relu(self.norm_1(checkpoint_name(self.conv_1(x), "conv"), train=train))
-        y = checkpoint_name(self.conv_2(tap("act_1", y)), "conv")
-        y = jax.nn.relu(self.norm_2(y, train=train))
-        y = average_pool(tap("act_2", y), self.stride)
+        y = tap("pre_1", self.norm_1(checkpoint_name(self.conv_1(x), "conv"), train=train))
+        y = checkpoint_name(self.conv_2(tap("act_1", jax.nn.relu(y))), "conv")
+        y = tap("pre_2", self.norm_2(y, train=train))
+        y = average_pool(tap("act_2", jax.nn.relu(y)), self.stride)
         y = self.norm_3(checkpoint_name(self.conv_3(y), "conv"), train=train)
         if self.projected:
             x = checkpoint_name(self.shortcut(average_pool(x, self.stride)), "conv")
             x = self.shortcut_norm(x, train=train)
-        return tap("out", jax.nn.relu(x + y))
+        return tap("out", jax.nn.relu(tap("pre_out", x + y)))
 
 
 class Stage(nnx.Module):

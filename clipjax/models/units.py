@@ -26,7 +26,7 @@ def unit_paths(config: DualEncoderConfig, patterns: Iterable[str] = ("*",)) -> d
 
     >>> from clipjax.config import TextConfig, ViTConfig
     >>> image, text = ViTConfig(depth=1, width=64, num_heads=1, mlp_dim=96), TextConfig(depth=2)
-    >>> unit_paths(DualEncoderConfig(image=image, text=text), ["image/*", "shared/embed"])
+    >>> unit_paths(DualEncoderConfig(image=image, text=text), ["image/*t", "shared/embed"])
     {'image/blocks/0/mlp_act': 96, 'image/blocks/0/out': 64, 'shared/embed': 512}
     """
     compute = dataclasses.replace(config.compute, scan_layers=True)  # one block for all: quicker

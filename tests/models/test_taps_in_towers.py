@@ -159,7 +159,9 @@ def test_scanned_reads_are_unrolled_reads(kind, remat, tiny):
         assert array.shape[0] == 4
         assert array.ndim == 2
         np.testing.assert_allclose(scanned_reads[path], array, rtol=1e-4, atol=1e-5, err_msg=path)
-    assert len({np.asarray(array).tobytes() for array in reads.values()}) == len(reads)
+    # A largest activation of a ReLU may be the largest before it.
+    found = [np.asarray(array).tobytes() for path, array in reads.items() if "pre" not in path]
+    assert len(set(found)) == len(found)
 
 
 def test_reads_of_a_text_tower_by_the_float64_definition(tiny, reference):
@@ -429,7 +431,7 @@ def test_special_tokens_where_a_tower_has_them(tiny):
         whole, one = read_as("text", config, ("all", how), params, tokens)
         np.testing.assert_allclose(one[path], whole[path][:, place], rtol=1e-5, atol=1e-6)
     config = model_of("convnet", tiny)
-    with pytest.raises(UserError, match=r"'image/stages/0/blocks/0/act' has no 'cls' token"):
+    with pytest.raises(UserError, match=r"'image/stages/0/blocks/0/pre' has no 'cls' token"):
         read_as("convnet", config, ("cls",), tiny.params(config), jnp.asarray(tiny.images(1, 16)))
 
 
@@ -459,4 +461,6 @@ def test_decoders_have_no_paths_of_the_towers(tiny):
         tapped(run, read=read), params, tiny.images(2), np.ones((2, 6), np.int32)
     )[1]
     towers = [f"{tower}/blocks/{n}/" for tower in ("image", "text") for n in range(2)]
-    assert sorted(shapes) == sorted(f"{t}{site}" for t in towers for site in ("mlp_act", "out"))
+    assert sorted(shapes) == sorted(
+        f"{t}{site}" for t in towers for site in ("mlp_act", "mlp_pre", "out")
+    )

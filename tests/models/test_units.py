@@ -15,8 +15,11 @@ from clipjax.models import IMAGE_TOWERS, TEXT_TOWERS, param_shapes, tapped, unit
 
 SMALL = {"width": 16, "depth": 2, "num_heads": 2, "mlp_dim": 24}
 BLOCKS = {
-    f"blocks/{n}/{site}": width for n in (0, 1) for site, width in (("mlp_act", 24), ("out", 16))
+    f"blocks/{n}/{site}": width
+    for n in (0, 1)
+    for site, width in (("mlp_pre", 24), ("mlp_act", 24), ("out", 16))
 }
+GATED = {path: width for path, width in BLOCKS.items() if "pre" not in path}
 
 
 def stages(widths, depths, sites):
@@ -31,16 +34,17 @@ def stages(widths, depths, sites):
 
 def image_cases(tiny):
     eva = {"image_size": 12, "patch_size": 4, "rope_grid": 3, **SMALL}
-    resnet = {"act_1": 1, "act_2": 1, "out": 4}
+    resnet = {"pre_1": 1, "act_1": 1, "pre_2": 1, "act_2": 1, "pre_out": 4, "out": 4}
+    convnext = {"mlp_pre": 4, "mlp_act": 4, "out": 1}
     return {
-        "vit-map": (tiny.vit(pool="map"), {**BLOCKS, "pool/mlp_act": 24}),
-        "eva": (EvaConfig(**eva), BLOCKS),
+        "vit-map": (tiny.vit(pool="map"), {**BLOCKS, "pool/mlp_pre": 24, "pool/mlp_act": 24}),
+        "eva": (EvaConfig(**eva), GATED),
         "eva-post": (
             EvaConfig(**eva, swiglu=False, mlp_norm=False, attention_norm=False, post_norm=True),
             BLOCKS,
         ),
-        "convnet": (tiny.convnet(), stages((4, 8, 12), (1, 2, 1), {"act": 1, "out": 1})),
-        "convnext": (tiny.convnext(), stages((4, 8, 12), (1, 2, 1), {"mlp_act": 4, "out": 1})),
+        "convnet": (tiny.convnet(), stages((4, 8, 12), (1, 2, 1), {"pre": 1, "act": 1, "out": 1})),
+        "convnext": (tiny.convnext(), stages((4, 8, 12), (1, 2, 1), convnext)),
         "resnet": (tiny.resnet(), stages((4, 8, 16, 32), (1, 2, 1, 1), resnet)),
         "efficientnet": (
             EfficientNetConfig(image_size=32, width_factor=0.1, depth_factor=0.01, projection=True),
@@ -54,7 +58,7 @@ def text_cases(tiny):
     return {
         "transformer": (tiny.text(), BLOCKS),
         "bert": (BertConfig(**text, max_positions=10), BLOCKS),
-        "modern": (ModernTextConfig(**text), BLOCKS),
+        "modern": (ModernTextConfig(**text), GATED),
     }
 
 

@@ -97,8 +97,8 @@ class Mlp(nnx.Module):
         self, x: Float[Array, "batch *tokens width"]
     ) -> Float[Array, "batch *tokens width"]:
         """Maps each token by itself."""
-        x = ACTIVATIONS[self.activation](checkpoint_name(self.fc1(x), "fc1"))
-        return self.fc2(tap("mlp_act", x))
+        x = tap("mlp_pre", checkpoint_name(self.fc1(x), "fc1"))
+        return self.fc2(tap("mlp_act", ACTIVATIONS[self.activation](x)))
 
 
 class LayerScale(nnx.Module):
