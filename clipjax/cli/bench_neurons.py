@@ -29,6 +29,7 @@ COMMANDS = {
     "monosemanticity": (
         "clipjax.cli.bench_neurons_monosemanticity",
         "monosemanticity in one pass and by all pairs: time, and whether they agree",
+    ),
     "head": (
         "clipjax.cli.bench_neurons_head",
         "dense and sparse heads of equal width: whether their axes mean something",
