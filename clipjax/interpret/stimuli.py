@@ -106,7 +106,7 @@ def stimuli_of(
             facets=by_name,
             concepts=concepts,
             digest=_digest([facet.rows for facet in facets], concepts),
-            notes=notes,
+            notes=tuple(notes),
         )
     )
 
