@@ -250,7 +250,7 @@ def _add_neurons(benchmarks: Any) -> None:
     scan = parts.add_parser(
         "scan",
         help="time a full scan, taking turns with a plain forward pass",
-        description="The same pictures of noise through an untrained model: encode_image alone, and "
+        description="Pictures of noise through an untrained model: encode_image alone, and "
         "with taps on the hidden units of all MLPs, sums, exemplars, histograms, rank sums of all "
         "concepts and codes written into a file. The two take turns in one process; the ratio is "
         "the median over the rounds.",

@@ -31,8 +31,8 @@ def scan_figures(
 ) -> dict[str, Any]:
     """Times both, prints the rounds and returns the figures.
 
-    Both are given the same pictures of noise, decoded already, and the same untrained model, on one
-    device. Plain is `encode_image`; the scan opens taps on the hidden units of all MLPs, keeps sums,
+    Both get the same pictures of noise, decoded already, and the same untrained model, on one
+    device. Plain is `encode_image`; the scan taps the hidden units of all MLPs, keeps sums,
     exemplars, histograms and rank sums of all concepts, and writes codes into a file.
 
     Args:
