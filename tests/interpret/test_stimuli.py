@@ -11,6 +11,7 @@ from PIL import Image
 from clipjax.config import DualEncoderConfig, TextConfig, UserError, ViTConfig
 from clipjax.data.concepts import Concept, save_concepts
 from clipjax.data.emoji_world import load_emoji_world
+from clipjax.data.tokenizers.byte import ByteTokenizer
 from clipjax.data.writers import write_members
 from clipjax.interpret import open_stimuli
 from clipjax.interpret.confounds import picture_confounds, text_confounds
@@ -88,11 +89,9 @@ def test_confounds_of_texts():
     usual = [(np.log(2 / 3) + np.log(1 / 3)) / 2, np.log(2 / 3), 0]
     np.testing.assert_allclose(found[:, 1], usual, rtol=1e-9)
 
-    def tokenizer(text):
-        return np.array([7, 7, *map(ord, text), 9, 0, 0])
-
-    tokenizer.to_json = tokenizer.digest = lambda: {}
-    assert text_confounds(["ab", ""], tokenizer)[:, 0].tolist() == [5, 3]
+    tokenizer = ByteTokenizer(context_length=9, lowercase=True)
+    frame = text_confounds([""], tokenizer)[0, 0]
+    assert text_confounds(["abc", "abcdefghijk"], tokenizer)[:, 0].tolist() == [3 + frame, 8]  # cut
 
 
 def test_facets_are_chosen_by_name():
