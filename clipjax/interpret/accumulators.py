@@ -276,7 +276,8 @@ def _largest(
         values, rows = jnp.where(place, best, values), jnp.where(place, best_row, rows)
         return values, rows, rest, better.any()
 
-    return jax.lax.while_loop(go_on, replace, (values, rows, more, jnp.array(True)))[:2]
+    found = jax.lax.while_loop(go_on, replace, (values, rows, more, jnp.array(True)))
+    return found[0], found[1]
 
 
 def _sorted(

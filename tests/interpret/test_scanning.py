@@ -76,7 +76,7 @@ def test_activations_are_those_of_the_model(whole, model, stimuli):
         "image/blocks/0/mlp_act": 20,
         "image/blocks/1/mlp_act": 20,
         "shared/embed": 11,
-        "text/blocks/0/mlp_act": 64,
+        "text/blocks/0/mlp_act": 24,
     }
     for name, facet in stimuli.facets.items():
         paths = whole.record.facets[name]
@@ -141,11 +141,19 @@ def test_a_pilot_of_some_changes_bins_only(whole, model, stimuli, tmp_path):
             assert (found.counts.sum(axis=1) == found.rows).all()
 
 
-def test_eight_devices_give_what_one_gives(whole, stimuli, tmp_path):
+def test_eight_devices_give_what_one_gives(tmp_path):
     """Bit by bit: each device has the batch of the one, and its units are its own."""
-    out = tmp_path / "o"
-    eight = scan(tiny.tiny_model(8), stimuli, out=out, units=UNITS, batch_size=2)
-    one = scan(tiny.tiny_model(1), stimuli, out=tmp_path / "one", units=UNITS, batch_size=2)
+    one, eight = (
+        scan(
+            tiny.tiny_model(devices),
+            tiny.tiny_stimuli(40),
+            out=tmp_path / str(devices),
+            units=UNITS,
+            batch_size=2,
+            k=5,
+        )
+        for devices in (1, 8)
+    )
     assert eight.record.devices == "8 x cpu"
     for name in one.facets:
         for path in one.record.facets[name]:
@@ -166,7 +174,7 @@ def test_eight_devices_give_what_one_gives(whole, stimuli, tmp_path):
 def same_scans(one, other):
     """Whether two folders hold the same scan, byte by byte but for times."""
     a, b = Scan(one), Scan(other)
-    assert dataclasses.replace(a.record, seconds=0) == dataclasses.replace(b.record, seconds=0)
+    assert dataclasses.replace(a.record, seconds=0.0) == dataclasses.replace(b.record, seconds=0.0)
     for folder in ("facets", "activations", "summaries"):
         names = sorted(path.name for path in (one / folder).iterdir())
         assert names == sorted(path.name for path in (other / folder).iterdir())
@@ -180,42 +188,58 @@ def same_scans(one, other):
                     np.testing.assert_array_equal(x[key], y[key], err_msg=f"{name}: {key}")
 
 
-def test_a_killed_scan_goes_on(tmp_path, make_child_env):
-    """SIGKILL in the middle of the first facet, and once more in a later one."""
-    options = ["rows=600", "batch_size=4", "pilot=40", "save_every=3"]
-    out, env = tmp_path / "killed", make_child_env()
+def test_a_killed_scan_goes_on(tmp_path, model, make_child_env):
+    """SIGKILL in the middle of the second facet, whose stimuli have three views."""
+    options = {"rows": 120, "batch_size": 4, "pilot": 30, "save_every": 3}
+    out, states = tmp_path / "killed", tmp_path / "killed" / ".scan" / "states"
+    given = [f"{name}={number}" for name, number in options.items()]
+    command = [sys.executable, str(SCRIPT), str(out), "1", *given, "slow=5"]
+    env = make_child_env(8)  # the same program as in this process
 
-    def start():
-        command = [sys.executable, SCRIPT, out, "1", *options]
-        return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    def saved():
+        return [int(path.parent.name) for path in states.glob("word.*/*/manifest.json")]
 
-    def kill_when(there):
-        process = start()
-        for _ in range(6000):
-            if there() or process.poll() is not None:
-                break
-            time.sleep(0.01)
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+        while not saved() and process.poll() is None:
+            time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        return process.returncode
-
-    states = out / ".scan" / "states"
-    assert kill_when(lambda: any(states.glob("photo.*/*/manifest.json"))) == -signal.SIGKILL
-    saved = [int(path.parent.name) for path in states.glob("photo.*/*/manifest.json")]
-    assert saved
-    assert 0 < max(saved) < 150
-    assert not (out / "scan.json").exists()
+    assert process.returncode == -signal.SIGKILL
+    assert 0 < max(saved()) < 90
     with pytest.raises(UserError, match="go on with one"):
         Scan(out)
-    assert kill_when(lambda: any(states.glob("word.*/*/manifest.json"))) == -signal.SIGKILL
-    photo = (out / "summaries" / "photo.npz").stat().st_mtime_ns
-    last = start()
-    assert last.wait(300) == 0, last.stderr.read()
-    assert (out / "summaries" / "photo.npz").stat().st_mtime_ns == photo  # was whole
+    before = (out / "summaries" / "photo.npz").stat().st_mtime_ns
+
+    done = []
+    rows = options.pop("rows")
+    stimuli = tiny.tiny_stimuli(rows)
+    counted = dataclasses.replace(
+        stimuli, facets={**stimuli.facets, "word": Counting(stimuli, done)}
+    )
+    scan(model, counted, out=out, **options)
+    assert 0 < len(done) < 3 * rows
+    assert (out / "summaries" / "photo.npz").stat().st_mtime_ns == before
     assert not states.exists()
-    command = [sys.executable, SCRIPT, tmp_path / "whole", "1", *options]
-    subprocess.run(command, env=env, check=True, timeout=300)
+    scan(model, stimuli, out=tmp_path / "whole", **options)
     same_scans(out, tmp_path / "whole")
+
+
+class Counting:
+    """The facet of words; counts what is asked for."""
+
+    def __init__(self, stimuli, done):
+        facet = stimuli.facets["word"]
+        self.rows, self.owner, self.text, self.picture = (
+            facet.rows,
+            facet.owner,
+            facet.text,
+            facet.picture,
+        )
+        self._facet, self._done = facet, done
+
+    def fill(self, sample, out):
+        self._done.append(sample)
+        self._facet.fill(sample, out)
 
 
 def test_the_same_again_is_done(whole, model, stimuli, capfd):
@@ -297,14 +321,11 @@ def test_unknown_units_and_settings(tmp_path, model, stimuli):
     assert not list(tmp_path.iterdir())
 
 
-def test_other_pools(tmp_path, model, stimuli):
+def test_the_mean_over_places(tmp_path, model, stimuli):
     photo = tiny.stimuli_of("noise", [stimuli.facets["photo"]], tiny.CONCEPTS)
-    for pool in ("mean",):
-        found = scan(model, photo, out=tmp_path / pool, pool=pool)
-        for path, wanted in by_hand(model, photo.facets["photo"], found.record.paths, pool).items():
-            np.testing.assert_allclose(
-                found.activations("photo", path), wanted, rtol=2e-5, atol=2e-6
-            )
+    found = scan(model, photo, out=tmp_path / "o", pool="mean")
+    for path, wanted in by_hand(model, photo.facets["photo"], found.record.paths, "mean").items():
+        np.testing.assert_allclose(found.activations("photo", path), wanted, rtol=2e-5, atol=2e-6)
 
 
 def test_nothing_is_kept_where_nothing_is_to_be(tmp_path, model, stimuli):

@@ -1,6 +1,7 @@
 """A tiny model and stimuli of noise: `python tiny_scan.py OUT DEVICES [KEY=VALUE ...]` scans it."""
 
 import sys
+import time
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from clipjax.models import init_params
 
 CONFIG = DualEncoderConfig(
     image=ViTConfig(depth=2, width=16, num_heads=1, mlp_dim=20, image_size=16, patch_size=8),
-    text=TextConfig(depth=1, width=16, num_heads=1, context_length=24, vocab_size=258),
+    text=TextConfig(depth=1, width=16, num_heads=1, mlp_dim=24, context_length=24, vocab_size=258),
     embed_dim=11,
 )
 CONCEPTS = (Concept("red", "red", ("red",)), Concept("dark", "dark", ("dark",)))
@@ -57,11 +58,17 @@ def captions(rows=150, views=2):
     return TextFacet(_shown("caption", labels, views), texts)
 
 
-def tiny_stimuli(rows=150):
-    """One facet of one view, one of three views, captions of two."""
-    return stimuli_of(
-        "noise", [pictures(rows=rows), pictures("word", rows, 3), captions(rows)], CONCEPTS
-    )
+def tiny_stimuli(rows=150, slow=0):
+    """One facet of one view, one of three views, captions of two; slow: ms to read a picture."""
+    words = pictures("word", rows, 3)
+    fill = words.fill
+
+    def fill_slowly(sample, out):
+        time.sleep(slow / 1000)
+        fill(sample, out)
+
+    words.fill = fill_slowly
+    return stimuli_of("noise", [pictures(rows=rows), words, captions(rows)], CONCEPTS)
 
 
 _TRANSFORM = EvaluationTransform.of(CONFIG)
@@ -80,6 +87,5 @@ def _shown(name, labels, views):
 
 if __name__ == "__main__":
     options = {key: int(value) for key, _, value in (one.partition("=") for one in sys.argv[3:])}
-    rows = options.pop("rows", 150)
-    found = tiny_model(int(sys.argv[2]))
-    scan(found, tiny_stimuli(rows), out=sys.argv[1], **options)
+    shown = tiny_stimuli(options.pop("rows"), options.pop("slow"))
+    scan(tiny_model(int(sys.argv[2])), shown, out=sys.argv[1], **options)
