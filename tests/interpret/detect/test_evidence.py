@@ -20,21 +20,22 @@ SMALL = PlantConfig(
 )  # fmt: skip
 
 
-def test_what_one_half_alone_shows_is_found_and_not_replicated(plants, tmp_path):
+@pytest.mark.parametrize("discovers", [True, False])
+def test_what_one_half_alone_shows_is_found_and_not_replicated(plants, tmp_path, discovers):
     rng = np.random.default_rng(0)
     labels = np.eye(4, dtype=bool)[np.arange(240) % 4]
     rows = {name: plants.rows_of(name, labels) for name in ("a", "b")}
-    confirms = confirmation_half(rows["a"].stimuli)
+    silent = confirmation_half(rows["a"].stimuli) == discovers
     acts = {name: rng.normal(size=(240, 4)) for name in rows}
     for array in acts.values():
-        array += 8.0 * (labels & ~confirms[:, None])  # no confirming stimulus shows any effect
+        array += 8.0 * (labels & ~silent[:, None])  # the other half shows no effect
     findings = detect(plants.write(tmp_path, rows, acts), dataclasses.replace(QUICK, floor=0.6))
     space = findings.content["spaces"][0]
     assert space["pairs"] == 4
     assert space["replicated_pairs"] == 0
     assert all("not replicated" in unit["badges"] for unit in findings.units("multimodal"))
     for array in acts.values():
-        array += 8.0 * (labels & confirms[:, None])
+        array += 8.0 * (labels & silent[:, None])
     findings = detect(plants.write(tmp_path, rows, acts), QUICK)
     assert findings.content["spaces"][0]["replicated_pairs"] == 4
 
