@@ -181,10 +181,10 @@ def _meanings(where: str, caption: str) -> "np.ndarray":
     from clipjax.config import DataConfig
     from clipjax.data.captions import caption_members
     from clipjax.data.concepts import read_captions
-    from clipjax.data.opening import open_address
+    from clipjax.data.opening import Sources, open_address
 
     data = DataConfig(root=".", shards=where, caption=caption)
-    source = open_address(where, data, caption_members(caption))
+    source = Sources({"": open_address(where, data, caption_members(caption))})
     return tf_idf(read_captions(source, caption=caption, samples=len(source)))
 
 

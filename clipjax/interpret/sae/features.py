@@ -140,7 +140,7 @@ class FeaturePairs:
         digest = hashlib.sha256(f"{len(self)} {self.dim}".encode())
         for block in self.blocks():
             for rows in block:
-                digest.update(memoryview(np.ascontiguousarray(rows)))
+                digest.update(rows.tobytes())
         return digest.hexdigest()
 
     def _blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -53,14 +53,14 @@ class ModalityUse:
     @property
     def live(self) -> Bool[np.ndarray, " latents"]:
         """Which latents some picture or text uses."""
-        return self.fire_share.any(axis=0)
+        return np.asarray(self.fire_share.any(axis=0))
 
     @property
     def bimodal(self) -> Bool[np.ndarray, " latents"]:
         """Which latents both modalities use; see `BIMODAL`."""
         low, high = BIMODAL
         with np.errstate(invalid="ignore"):
-            return np.logical_and(self.modality_score >= low, self.modality_score <= high)
+            return np.asarray((self.modality_score >= low) & (self.modality_score <= high))
 
     @property
     def dead_share(self) -> float:

@@ -202,25 +202,22 @@ def exact_threshold(sae: Sae, features: FeaturePairs) -> float:
         features: that it was trained on; at most 65,536 pairs, evenly spread, are looked at.
     """
     pairs = np.unique(np.linspace(0, len(features) - 1, _CALIBRATION_PAIRS).astype(np.int64))
-    wanted, upper = 2 * len(pairs) * sae.options.k, None
-    for _ in range(2):
+    wanted, upper = 2 * len(pairs) * sae.options.k, 0
+    for whole in (True, False):
         counts = np.zeros(1 << 16, np.int64)
         for first in range(0, len(pairs), _ENCODED_ROWS):
             for side, rows in enumerate(features.take(pairs[first : first + _ENCODED_ROWS])):
                 found = _positive(dict(sae.weights), sae.inputs(rows, MODALITIES[side]))
                 bits = np.asarray(found).view(np.uint32).ravel()
-                if upper is None:
-                    halves = bits[bits > 0] >> 16
-                else:
-                    halves = bits[bits >> 16 == upper] & 0xFFFF
+                halves = bits[bits > 0] >> 16 if whole else bits[bits >> 16 == upper] & 0xFFFF
                 counts += np.bincount(halves, minlength=1 << 16)
         above = counts[::-1].cumsum()[::-1]
         if above[0] < wanted:
             return 0.0
         place = int(np.flatnonzero(above >= wanted)[-1])
         wanted -= int(above[place] - counts[place])
-        upper, lower = (place, 0) if upper is None else (upper, place)
-    return float(np.uint32(upper << 16 | lower).view(np.float32))
+        upper = place if whole else upper << 16 | place
+    return float(np.uint32(upper).view(np.float32))
 
 
 def unit_rows(atoms: Float[Array, "latents embed"]) -> Float[Array, "latents embed"]:

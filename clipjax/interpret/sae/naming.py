@@ -35,8 +35,8 @@ class AtomNames:
     def labels(self, names: Sequence[str], *, rate: float = 0.05) -> list[str]:
         """Returns the name of each atom, "unlabelled" where q is above `rate`."""
         return [
-            names[place] if q <= rate else UNLABELLED
-            for place, q in zip(self.best.tolist(), self.q_value, strict=True)
+            str(names[int(place)]) if q <= rate else UNLABELLED
+            for place, q in zip(self.best, self.q_value, strict=True)
         ]
 
 

@@ -24,7 +24,8 @@ def test_a_planted_dictionary_is_recovered(make_sae, pairs):
     np.testing.assert_allclose(np.linalg.norm(sae.decoder, axis=1), 1, rtol=1e-5)
     found = evaluate_sae(sae, features).use
     assert min(found.r2) > 0.8
-    assert found.l0 == (3, 3)
+    # A row with fewer than three latents above 0 keeps those.
+    assert found.l0 == pytest.approx((3, 3), rel=0.01)
 
 
 def test_groups_and_centring_make_latents_that_both_use(make_sae, pairs):
