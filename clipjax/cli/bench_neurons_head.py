@@ -220,16 +220,17 @@ def rises(workdir: Path) -> dict[str, float | None]:
     Args:
         workdir: of a run that looked at its units.
     """
-    from scipy import stats
+    import numpy as np
+
+    from clipjax.interpret.statistics.ranks import midranks
 
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     out: dict[str, float | None] = {}
     for name in CURVES:
         key = f"neurons/{name}"
         points = [(line["step"], line[key]) for line in lines if key in line and line["step"]]
-        steps, values = zip(*points, strict=True) if points else ((), ())
-        flat = len(set(values)) < 2
-        out[name] = None if flat else float(stats.spearmanr(steps, values)[0])
+        flat = len({value for _, value in points}) < 2
+        out[name] = None if flat else float(np.corrcoef(midranks(np.array(points)).T)[0, 1])
     return out
 
 
