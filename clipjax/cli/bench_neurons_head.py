@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from clipjax.inference.load import Model
 
 WIDTH = 192
-STEPS = 700
+STEPS = 1400
 ROTATIONS = 3
 LOOKS = 6
 SPARSE_BAR, DENSE_BAR = 1.8, 0.1
