@@ -167,7 +167,9 @@ def passes(row: Axes) -> bool:
 
 
 def judge(model: "Model") -> dict[str, Any]:
-    """Returns what the axes of a model's shared space are, on all emoji and on those held out.
+    """Returns what the axes of a model's shared space are, and recall.
+
+    Axes are judged on all emoji, most of which the model was trained on, recall on those held out.
 
     Args:
         model: of the world of emoji.
