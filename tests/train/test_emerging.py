@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import types
 
 import jax
 import numpy as np
@@ -19,6 +18,7 @@ from clipjax.interpret.emergence_scores import unit_counts
 from clipjax.models import init_params, tapped, with_params
 from clipjax.train.emerging import emergence_actions
 from clipjax.train.run import run
+from clipjax.train.state import init_state, optimizer_of
 
 NEURONS = NeuronsConfig(every_steps=6, batch_size=64, units=("image/*/mlp_act", "shared/embed"))
 NAMES = {
@@ -171,10 +171,10 @@ def test_an_activation_that_is_no_number_is_named_and_ends_no_run(looking, capsy
         ),
     )
     stimuli = open_for_run(NEURONS, config.model, ".")
-    params = dict(init_params(config.model, 0))
-    name = next(n for n in params if n.startswith("image/") and n.endswith("mlp/fc1/kernel"))
-    params[name] = params[name].at[:, 3].set(np.nan)
-    state = types.SimpleNamespace(params=params, model_state={}, ema={})
+    state = init_state(config, optimizer_of(config))
+    name = next(n for n in state.params if n.startswith("image/") and n.endswith("fc1/kernel"))
+    spoilt = {**state.ema, name: state.params[name].at[..., 3].set(np.nan)}
+    state = dataclasses.replace(state, ema=spoilt)
     tokenizer, written = ByteTokenizer(context_length=16, lowercase=True), []
     [(every, look)] = emergence_actions(
         config,
