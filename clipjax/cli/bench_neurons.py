@@ -1,6 +1,8 @@
 """Measures what the multimodal-neuron lab finds, and how fast.
 
 clipjax bench neurons world --seeds 0,1,2 --json world.json
+clipjax bench neurons ablation
+clipjax bench neurons selftest
 """
 
 import argparse
@@ -14,6 +16,14 @@ COMMANDS = {
     "world": (
         "clipjax.cli.bench_neurons_world",
         "models trained on the world of emoji: zero-shot, reading, hijacking, units; controls",
+    ),
+    "ablation": (
+        "clipjax.cli.bench_neurons_ablation",
+        "what found units do for their concepts, beside other units",
+    ),
+    "selftest": (
+        "clipjax.cli.bench_neurons_selftest",
+        "planted units that are found, and finds where nothing was planted",
     ),
 }
 
