@@ -8,7 +8,6 @@ clipjax bench loss --batch_size 4096 --devices 8
 clipjax bench load --preset ViT-L-14 --json -
 clipjax bench evaluate --vs clip_benchmark --json -
 clipjax bench neurons world
-clipjax bench neurons scan --json -
 """
 
 import argparse
@@ -145,8 +144,6 @@ def configure(parser: Parser) -> None:
         "--memory_only", action="store_true", help="compile, tell the memory, run nothing"
     )
 
-    _add_neurons(benchmarks)
-
     dispatch = benchmarks.add_parser(
         "dispatch",
         help="time what the host does around the compiled step",
@@ -179,17 +176,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         from clipjax.cli.bench_dispatch import dispatch_figures
 
         return dispatch_figures(args.preset, steps=args.steps)
-    if args.benchmark == "neurons":
-        from clipjax.cli.bench_neurons_scan import scan_figures
-
-        return scan_figures(
-            args.preset,
-            batch_size=args.batch_size,
-            batches=args.batches,
-            rounds=args.rounds,
-            concepts=args.concepts,
-            pilot=args.pilot,
-        )
     if args.benchmark == "load":
         from clipjax.cli.bench_load import load_figures
 
@@ -255,25 +241,6 @@ def _step(args: argparse.Namespace) -> dict[str, Any]:
         compute=compute,
         device=args.device,
     )
-
-
-def _add_neurons(benchmarks: Any) -> None:
-    neurons = benchmarks.add_parser("neurons", help="time the parts of the neuron lab")
-    parts = neurons.add_subparsers(dest="part", metavar="WHAT", required=True)
-    scan = parts.add_parser(
-        "scan",
-        help="time a full scan, taking turns with a plain forward pass",
-        description="Pictures of noise through an untrained model: encode_image alone, and "
-        "with taps on the hidden units of all MLPs, sums, exemplars, histograms, rank sums of all "
-        "concepts and codes written into a file. The two take turns in one process; the ratio is "
-        "the median over the rounds.",
-    )
-    _add_preset(scan)
-    _add_count(scan, "--batch_size", 32, "pictures of a call")
-    _add_count(scan, "--batches", 4, "calls of each in a round")
-    _add_count(scan, "--rounds", 5, "timed rounds of each")
-    _add_count(scan, "--concepts", 1000, "concepts with a rank sum")
-    _add_count(scan, "--pilot", 256, "pictures that the bins follow from")
 
 
 def _add_rival(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,11 @@
 """Measures what the multimodal-neuron lab finds, and how fast.
 
 clipjax bench neurons world --seeds 0,1,2 --json world.json
+clipjax bench neurons ablation --json -
+clipjax bench neurons selftest
+clipjax bench neurons head --seeds 0,1,2
 clipjax bench neurons sae --seeds 0,1,2 --json sae.json
+clipjax bench neurons scan
 clipjax bench neurons textspan
 clipjax bench neurons monosemanticity
 """
@@ -14,13 +18,29 @@ from clipjax.cli.parser import Parser
 
 # name: (module with configure and run, which import nothing slow before they run; what it measures)
 COMMANDS = {
+    "world": (
+        "clipjax.cli.bench_neurons_world",
+        "models trained on the world of emoji: zero-shot, reading, hijacking, units; controls",
+    ),
+    "ablation": (
+        "clipjax.cli.bench_neurons_ablation",
+        "what found units do for their concepts, beside other units",
+    ),
+    "selftest": (
+        "clipjax.cli.bench_neurons_selftest",
+        "planted units that are found, and finds where nothing was planted",
+    ),
+    "head": (
+        "clipjax.cli.bench_neurons_head",
+        "dense and sparse heads of equal width: whether their axes mean something",
+    ),
     "sae": (
         "clipjax.cli.bench_neurons_sae",
         "sparse autoencoders of every objective: what they keep, what both modalities share",
     ),
-    "world": (
-        "clipjax.cli.bench_neurons_world",
-        "models trained on the world of emoji: zero-shot, reading, hijacking, units; controls",
+    "scan": (
+        "clipjax.cli.bench_neurons_scan",
+        "a full scan, taking turns with a plain forward pass",
     ),
     "textspan": (
         "clipjax.cli.bench_neurons_textspan",
@@ -29,10 +49,6 @@ COMMANDS = {
     "monosemanticity": (
         "clipjax.cli.bench_neurons_monosemanticity",
         "monosemanticity in one pass and by all pairs: time, and whether they agree",
-    ),
-    "head": (
-        "clipjax.cli.bench_neurons_head",
-        "dense and sparse heads of equal width: whether their axes mean something",
     ),
 }
 

@@ -14,7 +14,7 @@ from clipjax.core.mesh import replicated
 from clipjax.core.progress import Progress
 from clipjax.inference.load import Model
 from clipjax.interpret.facet_batches import FacetBatch, facet_batches
-from clipjax.interpret.facets import Facet
+from clipjax.interpret.facets import Facet, Tower
 from clipjax.interpret.model_units import check_units, running
 from clipjax.interpret.statistics.effects import among_others, concept_drops
 from clipjax.models import with_params
@@ -64,7 +64,7 @@ def causal_drop(
     less the same over the other stimuli. The mean is over places and stimuli of the facet. The
     names are embedded by the model as it is: only the stimulus runs without the unit.
 
-    One compiled program serves all units of a facet: which unit is held is an argument, and what
+    One compiled program serves all units of a tower: which unit is held is an argument, and what
     stands before the unit is computed once for several of them.
 
     Args:
@@ -79,18 +79,20 @@ def causal_drop(
         UserError: if the model has no such path or unit, or no facet runs it.
     """
     check_units(model.config, path, units)
+    run_by = running(path, facets)
+    towers: set[Tower] = {facet.rows.tower for facet in run_by.values()}
+    # One program serves all facets of a tower.
+    means = {tower: _Means(model, path, tower) for tower in towers}
+    runs = {tower: _Runs(model, path, tower, names, _hold) for tower in towers}
     out = {}
-    with Progress(
-        f"ablating {path}",
-        len(units) * sum(len(facet.owner) for facet in facets.values()),
-        "runs",
-        quiet_seconds=_QUIET_SECONDS,
-    ) as told:
-        for name, facet in running(path, facets).items():
-            held = place_means(model, path, facet, batch_size=batch_size)[list(units)]
+    total = len(units) * sum(len(facet.owner) for facet in run_by.values())
+    told = Progress(f"ablating {path}", total, "runs", quiet_seconds=_QUIET_SECONDS)
+    with told:
+        for name, facet in run_by.items():
+            tower = facet.rows.tower
+            held = means[tower].of(facet, batch_size)[list(units)]
             labels = facet.rows.labels.astype(np.float64)
-            run = _Runs(model, path, facet, names, _hold)
-            on, everywhere = run.sums_of_drops(units, held, labels, batch_size, told)
+            on, everywhere = runs[tower].sums_of_drops(facet, units, held, batch_size, told)
             drop = concept_drops(on, everywhere, labels.sum(axis=0), float(len(labels)))
             out[name] = CausalDrops(
                 facet=name, path=path, units=tuple(units), drop=drop, z=among_others(drop)
@@ -144,8 +146,9 @@ def steering_curve(
     check_units(model.config, path, [unit])
     running(path, {facet.rows.name: facet})
     labels = facet.rows.labels.astype(np.float64)
-    run = _Runs(model, path, facet, names, _move)
-    logits = run.logits([unit] * len(amounts), np.asarray(amounts, np.float32), batch_size)
+    run = _Runs(model, path, facet.rows.tower, names, _move)
+    values = np.asarray(amounts, np.float32)
+    logits = run.logits(facet, [unit] * len(amounts), values, batch_size)
     positives = labels.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         on = np.einsum("arc,rc->ac", logits, labels) / positives
@@ -168,28 +171,39 @@ def place_means(
 
     Views of a stimulus count together as much as one stimulus, and so do the places of each view.
     """
-    tower, config = facet.rows.tower, model.config
+    return _Means(model, path, facet.rows.tower).of(facet, batch_size)
 
-    def read(params: Any, x: jax.Array, weight: jax.Array) -> jax.Array:
-        encode = _encode(with_params(config, params), tower)
-        run = tapped(encode, read={path: "mean"}, write=model.encoder.write.get(tower))
-        return weight @ run(x)[1][path]
 
-    program: Any = jax.jit(read, out_shardings=replicated(model.encoder.mesh))
-    total = 0.0
-    with jax.set_mesh(model.encoder.mesh):
-        for batch in _batches(model, facet, batch_size):
-            sums = program(model.params, batch.x, batch.weight.astype(np.float32))
-            total = total + np.asarray(sums.addressable_data(0), np.float64)
-    return np.asarray(total / len(facet.rows.stimuli), np.float32)
+class _Means:
+    """Means over the places of a path's units, by one program for all facets of a tower."""
+
+    def __init__(self, model: Model, path: str, tower: Tower):
+        self._model = model
+
+        def read(params: Any, x: jax.Array, weight: jax.Array) -> jax.Array:
+            encode = _encode(with_params(model.config, params), tower)
+            run = tapped(encode, read={path: "mean"}, write=model.encoder.write.get(tower))
+            return weight @ run(x)[1][path]
+
+        self._program: Any = jax.jit(read, out_shardings=replicated(model.encoder.mesh))
+
+    def of(self, facet: Facet, batch_size: int) -> Float[np.ndarray, " units"]:
+        """Returns the mean of every unit; see `place_means`."""
+        total = 0.0
+        with jax.set_mesh(self._model.encoder.mesh):
+            for batch in _batches(self._model, facet, batch_size):
+                weight = batch.weight.astype(np.float32)
+                sums = self._program(self._model.params, batch.x, weight)
+                total = total + np.asarray(sums.addressable_data(0), np.float64)
+        return np.asarray(total / len(facet.rows.stimuli), np.float32)
 
 
 class _Runs:
-    """One facet through the model with one unit changed, for many units by one program."""
+    """One tower of a model with one unit changed, for many units by one program."""
 
-    def __init__(self, model: Model, path: str, facet: Facet, names: Sequence[str], change: Change):
-        self._model, self._facet = model, facet
-        tower, mesh = facet.rows.tower, model.encoder.mesh
+    def __init__(self, model: Model, path: str, tower: Tower, names: Sequence[str], change: Change):
+        self._model = model
+        mesh = model.encoder.mesh
         self._prompts = jnp.asarray(model.encode_text(list(names)) * model.logit_scale)
         earlier = model.encoder.write.get(tower, {})
         if path in earlier:
@@ -219,12 +233,12 @@ class _Runs:
             yield slice(first, first + count), np.asarray(logits.addressable_data(0))[:count]
 
     def logits(
-        self, units: Sequence[int], values: np.ndarray, batch_size: int
+        self, facet: Facet, units: Sequence[int], values: np.ndarray, batch_size: int
     ) -> Float[np.ndarray, "units rows concepts"]:
         """Returns mean logits over the views of each stimulus."""
-        rows = len(self._facet.rows.stimuli)
+        rows = len(facet.rows.stimuli)
         out = np.zeros((len(units), rows, len(self._prompts)))
-        for batch in _batches(self._model, self._facet, batch_size):
+        for batch in _batches(self._model, facet, batch_size):
             hot = (np.arange(rows)[:, None] == batch.rows) * batch.weight
             for part, logits in self._blocks(batch, units, values):
                 out[part] += hot @ logits
@@ -232,9 +246,9 @@ class _Runs:
 
     def sums_of_drops(
         self,
+        facet: Facet,
         units: Sequence[int],
         values: np.ndarray,
-        labels: Float[np.ndarray, "rows concepts"],
         batch_size: int,
         told: Progress,
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -242,9 +256,10 @@ class _Runs:
 
         Memory does not depend on the number of stimuli.
         """
+        labels = facet.rows.labels.astype(np.float64)
         shape = (len(units), labels.shape[1])
         on, everywhere = np.zeros(shape), np.zeros(shape)
-        for batch in _batches(self._model, self._facet, batch_size):
+        for batch in _batches(self._model, facet, batch_size):
             _, plain = next(self._blocks(batch, [_NO_UNIT], np.zeros(1, np.float32)))
             of_all = np.repeat(batch.weight[:, None], labels.shape[1], axis=1)
             of_concept = of_all * labels[batch.rows]

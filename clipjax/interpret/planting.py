@@ -323,7 +323,7 @@ def _with_columns(
     shift = np.array(params[bias], np.float64) if bias in params else np.zeros(old.shape[-1])
     around = np.concatenate([read.added[read.fitted] for read in reads]) - shift
     size = np.median([(read.seen @ flat + read.added).std(axis=0).mean() for read in reads])
-    for unit, concept in zip(units, concepts, strict=True):
+    for unit, concept in zip(units.tolist(), concepts.tolist(), strict=True):
         goes_around = bool(around[:, unit].any())
         # What goes around the map cannot be scaled afterwards.
         scale = _STEP * size if goes_around else 1.0

@@ -175,7 +175,7 @@ def _judged(
     seed: int,
 ) -> Selftest:
     width = next(iter(scanned.values()))[0].shape[1]
-    units = found.any(axis=1)
+    units = np.logical_or.reduce(found, axis=1)
     signed = len(units) > width
     is_planted = np.isin(np.arange(len(units)), planted.units)  # up: the second half is down
     hits = planted.units[units[planted.units]]
