@@ -66,7 +66,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     make_folder(args.out)
     model = load(args.model, preset=args.preset)
     scene = _scene(args, model)
-    found = run_typographic(model, scene, repeats=args.repeats, views=args.views, seed=args.seed)
+    found = run_typographic(
+        model.encoder.bind(model.params),
+        scene,
+        EvaluationTransform.of(model.config),
+        repeats=args.repeats,
+        views=args.views,
+        seed=args.seed,
+    )
     figures = {
         "model": args.model,
         "step": model.step,

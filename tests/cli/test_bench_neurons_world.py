@@ -39,11 +39,13 @@ def test_naming_is_a_choice_among_one_right_and_all_wrong_concepts(seed):
     labels[np.arange(8), rng.integers(5, size=8)] = True
     similarity = rng.uniform(-1, 1, (8, 5))
     expected = [
-        np.mean([
-            all(similarity[i, c] > similarity[i, w] for w in range(5) if not labels[i, w])
-            for c in range(5)
-            if labels[i, c]
-        ])
+        np.mean(
+            [
+                all(similarity[i, c] > similarity[i, w] for w in range(5) if not labels[i, w])
+                for c in range(5)
+                if labels[i, c]
+            ]
+        )
         for i in range(8)
     ]
     assert named(similarity, labels) == pytest.approx(expected)
@@ -59,10 +61,20 @@ def test_equal_answers_count_as_wrong():
 def test_a_run_of_twenty_steps_has_every_figure(tmp_path, config_of_steps):
     path = tmp_path / "figures.json"
     with pytest.raises(SystemExit) as ended:
-        main([
-            *("bench", "neurons", "world", "--config", str(config_of_steps(20)), "--seeds", "3"),
-            *("--dir", str(tmp_path), "--json", str(path)),
-        ])
+        main(
+            [
+                *(
+                    "bench",
+                    "neurons",
+                    "world",
+                    "--config",
+                    str(config_of_steps(20)),
+                    "--seeds",
+                    "3",
+                ),
+                *("--dir", str(tmp_path), "--json", str(path)),
+            ]
+        )
     assert not ended.value.code
     figures = json.loads(path.read_text())
     assert [row["words"] for row in figures["models"]] == [True, False]
