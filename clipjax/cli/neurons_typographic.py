@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"--seed {args.seed}: wanted 0 or more.")
     from clipjax.core.files import replaced
     from clipjax.core.metrics import strict_json
+    from clipjax.data.resize import EvaluationTransform
     from clipjax.data.writers import make_folder
     from clipjax.inference.load import load
     from clipjax.interpret.typographic import run_typographic, table
