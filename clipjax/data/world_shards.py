@@ -67,7 +67,7 @@ def make_emoji_world(out: str | os.PathLike[str], *, seed: int = 0) -> dict[str,
 def _pictures(world: EmojiWorld, split: str, seed: int) -> Iterator[Sample]:
     pictures = world.photo if split == "photo" else world.edge_pictures
     for copy in range(COPIES[split]):
-        for row in np.flatnonzero(~world.held_out):
+        for row in np.flatnonzero(~world.held_out).tolist():
             picture = pictures[row]
             if copy:
                 draws = uniforms(seed, row * COPIES[split] + copy, _PLACES, 4)
@@ -76,7 +76,7 @@ def _pictures(world: EmojiWorld, split: str, seed: int) -> Iterator[Sample]:
 
 
 def _held_out(world: EmojiWorld) -> Iterator[Sample]:
-    for row in np.flatnonzero(world.held_out):
+    for row in np.flatnonzero(world.held_out).tolist():
         yield _sample(world, row, world.photo[row])
 
 

@@ -382,3 +382,20 @@ def test_mistakes_are_one_line(flags, message, tmp_path, capsys):
     assert code in (1, 2)
     assert message in said
     assert "Traceback" not in said
+
+
+def test_the_command_writes_what_it_prints(trained, tmp_path, capsys):
+    """With a model of twelve steps on 16 pixels: the numbers mean nothing and agree."""
+    workdir, _ = trained
+    out = tmp_path / "out"
+    code = command("--model", workdir, "--out", out, "--repeats", "1", "--views", "1")
+    said = capsys.readouterr().out
+    assert not code
+    found = json.loads((out / "typographic.json").read_text())
+    assert (found["stimuli"], found["trials"], found["classes"]) == (222, 222, 24)
+    for name in ("hijack", "drop", "stroop", "covering", "reading"):
+        assert f"\n{name:<12}  {found[name]['value']:.3f} (" in said
+        assert found[name]["low"] <= found[name]["value"] <= found[name]["high"]
+    difference = found["accuracy"]["scrambled"]["value"] - found["accuracy"]["incongruent"]["value"]
+    assert found["drop"]["value"] == pytest.approx(difference)
+    assert sorted(path.name for path in out.iterdir()) == ["typographic.json"]
