@@ -185,5 +185,5 @@ def _print_checks(space: Any) -> None:
         print(
             f"  units of {shuffled['facet']} permuted: {shuffled['null_mean']:,.3g} pairs for "
             f"{shuffled['observed']:,}, enrichment {written(shuffled['enrichment'], '.3g')}, "
-            f"p = {shuffled['p']:.2g}"
+            f"p = {shuffled['p']:.2g}{' (!)' if shuffled['failed'] else ''}"
         )

@@ -29,6 +29,6 @@ def text_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int
     )
 
 
-def written(value: float | None, form: str) -> str:
+def written(value: int | float | None, form: str) -> str:
     """Returns a number in a form such as ".2f", a dash where there is none."""
     return MISSING if value is None else format(value, form)

@@ -262,7 +262,17 @@ def _proves(scan: Scan, figures: Sequence[dict[str, Any]]) -> list[str]:
             "No control model was scanned (untrained, shuffled pairs): that training made these "
             "units is not shown."
         )
-    equal = [one["path"] for one in figures if one["controls"].get(ROTATED, {}).get("failed")]
+    equal = [
+        one["path"]
+        for one in figures
+        if one["pairs"] and one["controls"].get(ROTATED, {}).get("failed")
+    ]
+    shuffled = [one["path"] for one in figures if (one["permutation"] or {}).get("failed")]
+    if shuffled:
+        lines.append(
+            f"In {', '.join(shuffled)} the units of a facet named at random share about as many "
+            "concepts with the other facets: these counts may be coincidence."
+        )
     if equal:
         lines.append(
             f"In {', '.join(equal)} a random rotation of the axes means as much across facets: "

@@ -166,8 +166,8 @@ class FacetTest:
 
     rows: FacetRows
     confirms: Bool[np.ndarray, " rows"]
-    strata: Strata | None
-    half_strata: tuple[Strata | None, Strata | None]
+    strata: Int[np.ndarray, "rows _"] | None
+    half_strata: tuple[Int[np.ndarray, "_ _"] | None, Int[np.ndarray, "_ _"] | None]
     least: int
     least_in_half: int
 
@@ -299,6 +299,7 @@ def _facet_of_rank_sums(
         auroc, z = np.concatenate([auroc, 1 - auroc]), np.concatenate([z, -z])
         spread = np.tile(spread, 2)
     p_value = np.where(spread[:, None] > 0, upper_tail(z), 1.0)
+    auroc = np.clip(auroc, 0, 1)  # ranks are estimates
     untested = ~testable(positives, total, least)
     auroc[:, untested] = p_value[:, untested] = np.nan
     return auroc, p_value

@@ -163,11 +163,11 @@ def _fit(
     """Returns how well a text fits a unit, the smaller the better; None if it does not."""
     names = [name for concept in unit["concepts"] for name in known.get(concept["concept"], ())]
     if any(tuple(words_of(name)) == wanted for name in names):
-        return 0
+        return 0.0
     if any(set(wanted) <= set(words_of(name)) for name in names):
-        return 1
+        return 1.0
     if set(wanted) <= {*unit["words"], *words_of(unit["label"])}:
-        return 2
+        return 2.0
     texts = (one["text"] for exemplars in unit["top"].values() for one in exemplars)
     said = sum(set(wanted) <= set(words_of(text)) for text in texts)
     return 3 - said / (1 + said) if said else None  # above 2

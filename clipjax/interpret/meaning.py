@@ -15,7 +15,7 @@ from clipjax.interpret.statistics.monosemanticity import (
     Monosemanticity,
 )
 
-Rows = Int[np.ndarray, " rows"]
+Rows = Int[np.ndarray, " _"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

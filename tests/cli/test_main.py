@@ -115,6 +115,7 @@ def test_help_lists_the_commands_and_the_exit_statuses(capsys):
         "0",
         "1",
         "2",
+        "3",
         "75",
         "130",
     ]

@@ -251,7 +251,7 @@ class UnitKind:
 def unit_kinds(
     joint: PairFinds,
     single: FacetFinds,
-    facet_auroc: Float[np.ndarray, "facets units"],
+    facet_auroc: Float[np.ndarray, "shown units"],
     dead: Bool[np.ndarray, " units"],
     *,
     detector: float = DETECTOR,

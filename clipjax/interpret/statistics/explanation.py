@@ -22,7 +22,7 @@ class Explanation:
         f1: of the stimuli above the top quantile against those that show the concept.
         iou: of the same sets.
         pearson: correlation of activation and label.
-        cosine: of activations, less their least, and labels.
+        cosine: of activations and labels.
         mad: mean of positives less that of the others, in standard deviations of the others.
     """
 
@@ -65,7 +65,7 @@ def explain(activations: Activations, shown: Shown, *, share: float = TOP_SHARE)
         f1=2 * both / size if size else float("nan"),
         iou=both / either if either else float("nan"),
         pearson=_cosine(centred, labels - labels.mean()),
-        cosine=_cosine(activations - activations.min(), labels),
+        cosine=_cosine(activations, labels),
         mad=float((on.mean() - off.mean()) / scale) if len(on) and scale else float("nan"),
     )
 

@@ -1,6 +1,10 @@
 """Scans whose truth is known, written as a scan of a model writes them."""
 
+import types
+
 import numpy as np
+import pytest
+from scipy.stats import rankdata
 
 from clipjax.data.concepts import Concept
 from clipjax.interpret.facets import FacetRows
@@ -64,8 +68,6 @@ def write(out, rows, activations, *, paths=None, store="exact", bins=256, exempl
             ).astype(np.uint8)
             for name, array in exact.items()
         }
-    from scipy.stats import rankdata
-
     sums = {
         name: rankdata(array, axis=0).T @ rows[name].labels.astype(np.float64)
         for name, array in exact.items()
@@ -79,3 +81,9 @@ def write_planted(out, planted, *, confounded=False, **options):
     confounds = planted.confounds if confounded else None
     rows = {name: rows_of(name, planted.labels, confounds) for name in names}
     return write(out, rows, dict(zip(names, planted.activations, strict=True)), **options)
+
+
+@pytest.fixture(scope="session")
+def plants():
+    """What writes scans whose truth is known."""
+    return types.SimpleNamespace(rows_of=rows_of, write=write, write_planted=write_planted)
