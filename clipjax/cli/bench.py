@@ -8,6 +8,7 @@ clipjax bench loss --batch_size 4096 --devices 8
 clipjax bench load --preset ViT-L-14 --json -
 clipjax bench evaluate --vs clip_benchmark --json -
 clipjax bench neurons world
+clipjax bench neurons scan --json -
 """
 
 import argparse

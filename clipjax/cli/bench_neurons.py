@@ -1,6 +1,7 @@
 """Measures what the multimodal-neuron lab finds, and how fast.
 
 clipjax bench neurons world --seeds 0,1,2 --json world.json
+clipjax bench neurons scan --json -
 clipjax bench neurons ablation
 clipjax bench neurons selftest
 """
@@ -13,6 +14,10 @@ from clipjax.cli.parser import Parser
 
 # name: (module with configure and run, which import nothing slow before they run; what it measures)
 COMMANDS = {
+    "scan": (
+        "clipjax.cli.bench_neurons_cost",
+        "time of a full scan, taking turns with a plain forward pass",
+    ),
     "world": (
         "clipjax.cli.bench_neurons_world",
         "models trained on the world of emoji: zero-shot, reading, hijacking, units; controls",

@@ -164,7 +164,7 @@ class _Scanning:
         return {**record, "controls": others}
 
     def _scan(self, name: str, model: "Model", out: Path) -> dict[str, Any]:
-        from clipjax.interpret.scan import scan
+        from clipjax.interpret.scanning import scan
 
         args = self._args
         found = scan(

@@ -19,7 +19,7 @@ from clipjax.interpret.summaries import UnitSummary, quantile_edges
 State = dict[str, jax.Array]
 """By name: arrays [units, ...], and `rows`, how many stimuli they are of."""
 
-_NO_ROW = np.iinfo(np.int32).max
+_EMPTY = 2**30  # stands, and all above it, for exemplars that there are not
 _CENTRED = ("sum", "sum_rest", "squares", "squares_rest")
 
 
@@ -40,12 +40,11 @@ class Accumulators:
         self.padded = -(-units // mesh.size) * mesh.size
         self._by_unit = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         self.by_column = NamedSharding(mesh, PartitionSpec(None, mesh.axis_names))
-        specs = {name: self._by_unit.spec for name in self._shapes()} | {"rows": PartitionSpec()}
+        specs = {name: place.spec for name, place in self._places().items()}
         whole = PartitionSpec()
-        local = functools.partial(_add, exemplars=exemplars)
         self._add = jax.jit(
             jax.shard_map(
-                local,
+                _add,
                 mesh=mesh,
                 in_specs=(specs, self.by_column.spec, whole, whole),
                 out_specs=(specs, self.by_column.spec),
@@ -65,13 +64,15 @@ class Accumulators:
         edges = quantile_edges(pilot, self._bins)
         state = {name: np.zeros(shape, kind) for name, (shape, kind) in self._shapes().items()}
         state["edges"] = np.pad(edges, ((0, missing), (0, 0)))
-        state["place"][:units] = _places(pilot, edges)
+        state["place"][:units] = _ranks_of_bins(pilot, edges)
         state["shift"][:units] = pilot.mean(axis=0, dtype=np.float64)
         state["low"][:], state["high"][:] = np.inf, -np.inf
         state["top_values"][:], state["bottom_values"][:] = -np.inf, np.inf
-        state["top_rows"][:] = state["bottom_rows"][:] = _NO_ROW
-        placed = {name: jax.device_put(array, self._by_unit) for name, array in state.items()}
-        return placed | {"rows": jax.device_put(np.int32(0), replicated(self._mesh))}
+        # All different, so that one of them at a time makes room.
+        empty = _EMPTY + np.arange(self._exemplars, dtype=np.int32)[:, None]
+        state["top_rows"][:] = state["bottom_rows"][:] = empty
+        places = self._places()
+        return {name: jax.device_put(array, places[name]) for name, array in state.items()}
 
     def add(
         self,
@@ -94,12 +95,11 @@ class Accumulators:
 
     def like(self) -> Any:
         """Returns the shapes and places of a state, to restore one."""
-        shapes = {
-            name: jax.ShapeDtypeStruct(shape, kind, sharding=self._by_unit)
+        places = self._places()
+        return {
+            name: jax.ShapeDtypeStruct(shape, kind, sharding=places[name])
             for name, (shape, kind) in self._shapes().items()
         }
-        rows = jax.ShapeDtypeStruct((), np.int32, sharding=replicated(self._mesh))
-        return shapes | {"rows": rows}
 
     def summary(self, state: dict[str, np.ndarray]) -> UnitSummary:
         """Returns what is known of all units.
@@ -107,13 +107,12 @@ class Accumulators:
         Args:
             state: on the host.
         """
-        own = {name: array[: self.units] for name, array in state.items() if name != "rows"}
+        own = {name: array[..., : self.units] for name, array in state.items() if name != "rows"}
+        own |= {name: state[name][: self.units] for name in ("edges", "counts")}
         total = int(state["rows"])
         wide = {name: own[name].astype(np.float64) for name in _CENTRED}
         first = (wide["sum"] + wide["sum_rest"]) / total
         second = (wide["squares"] + wide["squares_rest"]) / total
-        above = np.pad(own["at_least"], ((0, 0), (1, 0)), constant_values=total)
-        counts = above - np.pad(own["at_least"], ((0, 0), (0, 1)))
         top_rows, top_values = _sorted(own["top_rows"], own["top_values"], sign=-1)
         bottom_rows, bottom_values = _sorted(own["bottom_rows"], own["bottom_values"], sign=1)
         return UnitSummary(
@@ -128,7 +127,7 @@ class Accumulators:
             bottom_rows=bottom_rows,
             bottom_values=bottom_values,
             edges=own["edges"],
-            counts=counts,
+            counts=own["counts"].astype(np.int64),
         )
 
     def rank_sums(
@@ -151,14 +150,15 @@ class Accumulators:
 
     def _shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         units, edges = self.padded, 2 * ((self._bins - 1) // 2)
-        one, many = (units,), (units, min(self._exemplars, _NO_ROW))
+        one, many = (units,), (self._exemplars, units)
         return {
+            "rows": ((), np.int32),
             "shift": (one, np.float32),
             "edges": ((units, edges), np.float32),
             "place": ((units, edges + 1), np.float32),
+            "counts": ((units, edges + 1), np.int32),
             **dict.fromkeys((*_CENTRED, "low", "high"), (one, np.float32)),
             "zeros": (one, np.int32),
-            "at_least": ((units, edges), np.int32),
             "top_values": (many, np.float32),
             "top_rows": (many, np.int32),
             "bottom_values": (many, np.float32),
@@ -166,8 +166,14 @@ class Accumulators:
             "rank_sums": ((units, self._concepts), np.float32),
         }
 
+    def _places(self) -> dict[str, NamedSharding]:
+        places = dict.fromkeys(self._shapes(), self._by_unit)
+        for name in ("top_values", "top_rows", "bottom_values", "bottom_rows"):
+            places[name] = self.by_column
+        return places | {"rows": replicated(self._mesh)}
 
-def _places(
+
+def _ranks_of_bins(
     pilot: Float[np.ndarray, "rows units"], edges: Float[np.ndarray, "units edges"]
 ) -> Float[np.ndarray, "units bins"]:
     """Returns the middle rank of each bin in the pilot, as a share from -1/2 to 1/2."""
@@ -187,41 +193,41 @@ def _add(
     activations: Float[Array, "rows units"],
     rows: Int[Array, " rows"],
     labels: Bool[Array, "rows concepts"],
-    *,
-    exemplars: int,
 ) -> tuple[State, UInt8[Array, "rows units"]]:
     """What each device does with its units."""
     valid = (rows >= 0)[:, None]
     # -0.0 has a place of its own where numbers are ordered by their bits.
-    values = jnp.where(activations == 0, 0.0, activations).T
-    # By their bits: the number next to 0, which ends the bin of zeros, is flushed to 0 otherwise.
-    reached = _ordered_bits(state["edges"])[:, None, :] <= _ordered_bits(values)[:, :, None]
-    codes = reached.sum(axis=2, dtype=jnp.int32)
+    values = jnp.where(activations == 0, 0.0, activations)
     new = dict(state)
-    new["at_least"] += jnp.where(valid, reached, False).sum(axis=1, dtype=jnp.int32)
-    centred = jnp.where(valid.T, values - state["shift"][:, None], 0)
+    centred = jnp.where(valid, values - state["shift"], 0)
     for name, terms in (("sum", centred), ("squares", centred**2)):
         new[name], new[f"{name}_rest"] = _added(
-            state[name], state[f"{name}_rest"], terms.sum(axis=1)
+            state[name], state[f"{name}_rest"], terms.sum(axis=0)
         )
-    new["low"] = jnp.minimum(state["low"], jnp.where(valid.T, values, jnp.inf).min(axis=1))
-    new["high"] = jnp.maximum(state["high"], jnp.where(valid.T, values, -jnp.inf).max(axis=1))
-    new["zeros"] += ((values == 0) & valid.T).sum(axis=1, dtype=jnp.int32)
-    numbers = jnp.where(rows >= 0, rows, _NO_ROW)
+    new["low"] = jnp.minimum(state["low"], jnp.where(valid, values, jnp.inf).min(axis=0))
+    new["high"] = jnp.maximum(state["high"], jnp.where(valid, values, -jnp.inf).max(axis=0))
+    new["zeros"] += ((values == 0) & valid).sum(axis=0, dtype=jnp.int32)
     for name, sign in (("top", 1), ("bottom", -1)):
-        best, which = _largest(
-            sign * state[f"{name}_values"],
-            state[f"{name}_rows"],
-            jnp.where(valid.T, sign * values, -jnp.inf),
-            numbers,
-            exemplars,
-        )
+        kept = sign * state[f"{name}_values"], state[f"{name}_rows"]
+        best, which = _largest(*kept, jnp.where(valid, sign * values, -jnp.inf), rows)
         new[f"{name}_values"], new[f"{name}_rows"] = sign * best, which
+    codes = _codes(state["edges"], values.T)
+    units = jnp.arange(len(codes))[:, None]
+    new["counts"] = state["counts"].at[units, codes].add(valid.T.astype(jnp.int32))
     ranks = jnp.take_along_axis(state["place"], codes, axis=1)
     hot = (labels & valid).astype(jnp.float32)
     new["rank_sums"] += jnp.matmul(ranks, hot, precision=jax.lax.Precision.HIGH)
-    new["rows"] += (rows >= 0).sum(dtype=jnp.int32)
+    new["rows"] += valid.sum(dtype=jnp.int32)
     return new, codes.T.astype(jnp.uint8)
+
+
+def _codes(
+    edges: Float[Array, "units edges"], values: Float[Array, "units rows"]
+) -> Int[Array, "units rows"]:
+    """Returns the bin of each number: how many edges are not above it."""
+    # By their bits: the number next to 0, which ends the bin of zeros, is flushed to 0 otherwise.
+    search = functools.partial(jnp.searchsorted, side="right", method="scan_unrolled")
+    return jax.vmap(search)(_ordered_bits(edges), _ordered_bits(values))
 
 
 def _ordered_bits(x: Float[Array, "..."]) -> Int[Array, "..."]:
@@ -243,35 +249,46 @@ def _added(
 
 
 def _largest(
-    values: Float[Array, "units exemplars"],
-    rows: Int[Array, "units exemplars"],
-    more: Float[Array, "units rows"],
+    values: Float[Array, "exemplars units"],
+    rows: Int[Array, "exemplars units"],
+    more: Float[Array, "rows units"],
     more_rows: Int[Array, " rows"],
-    count: int,
-) -> tuple[Float[Array, "units exemplars"], Int[Array, "units exemplars"]]:
-    """Returns the largest of what is kept and what is new; of equal ones those of smaller rows.
+) -> tuple[Float[Array, "exemplars units"], Int[Array, "exemplars units"]]:
+    """Returns the largest of what is kept and what is new, in no order; of equal ones smaller rows.
 
-    In no order. Rows up to 2^24 are told apart.
+    One exemplar of each unit is replaced at a time, until no new one is better: after the first
+    batches there are few, and to sort takes longer.
     """
-    candidates = jnp.concatenate([values, more], axis=1)
-    numbers = jnp.concatenate([rows, jnp.broadcast_to(more_rows, more.shape)], axis=1)
-    least = jax.lax.top_k(candidates, count)[0][:, -1:]
-    # Twice top_k is much faster than one sort by two keys.
-    tied = jnp.where(candidates == least, -numbers.astype(jnp.float32), -jnp.inf)
-    _, chosen = jax.lax.top_k(jnp.where(candidates > least, jnp.inf, tied), count)
-    best = jnp.take_along_axis(candidates, chosen, axis=1)
-    return best, jnp.take_along_axis(numbers, chosen, axis=1)
+    numbers = more_rows[:, None]
+
+    def go_on(loop: tuple[Array, ...]) -> Array:
+        return loop[-1]
+
+    def replace(loop: tuple[Array, ...]) -> tuple[Array, ...]:
+        values, rows, more, _ = loop
+        best, worst = more.max(axis=0), values.min(axis=0)
+        best_row = jnp.where(more == best, numbers, _EMPTY).min(axis=0)
+        worst_row = jnp.where(values == worst, rows, -1).max(axis=0)
+        better = (best > worst) | ((best == worst) & (best_row < worst_row))
+        better &= best > -jnp.inf
+        place = better & (rows == worst_row)
+        rest = jnp.where(numbers == best_row, -jnp.inf, more)
+        values, rows = jnp.where(place, best, values), jnp.where(place, best_row, rows)
+        return values, rows, rest, better.any()
+
+    found = jax.lax.while_loop(go_on, replace, (values, rows, more, jnp.array(True)))
+    return found[0], found[1]
 
 
 def _sorted(
-    rows: Int[np.ndarray, "units exemplars"],
-    values: Float[np.ndarray, "units exemplars"],
+    rows: Int[np.ndarray, "exemplars units"],
+    values: Float[np.ndarray, "exemplars units"],
     *,
     sign: int,
 ) -> tuple[Int[np.ndarray, "units exemplars"], Float[np.ndarray, "units exemplars"]]:
     """Returns the exemplars with the first one first; -1 and NaN where there are fewer."""
-    order = np.lexsort((rows, sign * values), axis=1)
-    rows = np.take_along_axis(rows, order, axis=1).astype(np.int64)
-    values = np.take_along_axis(values, order, axis=1).astype(np.float64)
-    missing = rows == _NO_ROW
+    order = np.lexsort((rows, sign * values), axis=0)
+    rows = np.take_along_axis(rows, order, axis=0).T.astype(np.int64)
+    values = np.take_along_axis(values, order, axis=0).T.astype(np.float64)
+    missing = rows >= _EMPTY
     return np.where(missing, -1, rows), np.where(missing, np.nan, values)

@@ -100,6 +100,6 @@ def _png_bytes(pixels: UInt8[np.ndarray, "height width 3"]) -> int:
 
 
 def _tokens(row: Int[np.ndarray, " tokens"]) -> int:
-    """Returns how many tokens stand before those that fill the rest of the row."""
+    """Returns how many tokens stand before the equal ones that end the row, which fill it."""
     text = np.flatnonzero(row != row[-1])
     return int(text[-1]) + 1 if len(text) else len(row)

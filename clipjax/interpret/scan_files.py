@@ -186,7 +186,7 @@ class Scan:
     def rank_sums(self, facet: str, path: str) -> np.ndarray:
         """Returns sums of ranks over the stimuli of each concept, float64 [units, concepts].
 
-        Ranks are estimated from the first stimuli; see `clipjax.interpret.scan`.
+        Ranks are estimated from the first stimuli; see `clipjax.interpret.scanning`.
         """
         self._check_runs(facet, path)
         part = self.record.columns(facet, path)

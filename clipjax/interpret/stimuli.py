@@ -106,7 +106,7 @@ def stimuli_of(
             facets=by_name,
             concepts=concepts,
             digest=_digest([facet.rows for facet in facets], concepts),
-            notes=notes,
+            notes=tuple(notes),
         )
     )
 
@@ -142,7 +142,8 @@ def _checked(stimuli: Stimuli) -> Stimuli:
             f"{len(stimuli.concepts)}). Facets must share ids of stimuli or words of concepts: "
             "look at the positives, or at the words, of --concepts."
         )
-    missing = [stimuli.concepts[place].name for place in np.flatnonzero(~shown.any(axis=0))]
+    nowhere = np.flatnonzero(~shown.any(axis=0)).tolist()
+    missing = [stimuli.concepts[place].name for place in nowhere]
     if not missing:
         return stimuli
     some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")

@@ -1,6 +1,7 @@
 """Shows a model all stimuli once and keeps how each of its units answered."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import jax
 
-from clipjax.config import UsageError, UserError
+from clipjax.config import DualEncoderConfig, UsageError, UserError
 from clipjax.core.distributed import broadcast_int
 from clipjax.core.files import replaced
 from clipjax.core.mesh import batch_devices
@@ -131,7 +132,7 @@ def scan(  # noqa: PLR0913 (each is a choice of the user)
             continue
         tower = stimuli.facets[facet].rows.tower
         if tower not in programs:
-            programs[tower] = _programs(model, stimuli, tower, paths[facet], record, batch_size)
+            programs[tower] = _programs_of(model, stimuli, tower, paths[facet], record, batch_size)
         FacetScan(
             stimuli.facets[facet],
             model.config,
@@ -166,7 +167,7 @@ def _paths_by_facet(
     return found
 
 
-def _programs(
+def _programs_of(
     model: Model,
     stimuli: Stimuli,
     tower: Tower,
@@ -174,24 +175,33 @@ def _programs(
     record: ScanRecord,
     batch_size: int,
 ) -> Programs:
-    mesh = model.encoder.mesh
     facets = [one.rows for one in stimuli.facets.values() if one.rows.tower == tower]
+    joins = any(rows.samples > len(rows.stimuli) for rows in facets)
+    mesh = model.encoder.mesh
+    size = batch_size * batch_devices(mesh)
+    sizes = len(stimuli.concepts), record.bins, record.exemplars
+    return _programs(
+        model.config, tower, tuple(paths.items()), record.pool, mesh, size, joins, *sizes
+    )
+
+
+@functools.lru_cache(maxsize=4)  # a model and its controls share them
+def _programs(
+    config: DualEncoderConfig,
+    tower: Tower,
+    paths: tuple[tuple[str, int], ...],
+    pool: str,
+    mesh: jax.sharding.Mesh,
+    batch_size: int,
+    joins: bool,
+    concepts: int,
+    bins: int,
+    exemplars: int,
+) -> Programs:
     runs = ScanTower(
-        model.config,
-        tower,
-        paths,
-        pool=record.pool,
-        mesh=mesh,
-        batch_size=batch_size * batch_devices(mesh),
-        joins=any(rows.samples > len(rows.stimuli) for rows in facets),
+        config, tower, dict(paths), pool=pool, mesh=mesh, batch_size=batch_size, joins=joins
     )
-    sums = Accumulators(
-        mesh,
-        runs.units,
-        concepts=len(stimuli.concepts),
-        bins=record.bins,
-        exemplars=record.exemplars,
-    )
+    sums = Accumulators(mesh, runs.units, concepts=concepts, bins=bins, exemplars=exemplars)
     return runs, sums
 
 
