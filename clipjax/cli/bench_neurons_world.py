@@ -3,9 +3,9 @@
 clipjax bench neurons world --seeds 0,1,2 --json world.json
 
 For every seed one model sees words and one, the control, trains as many steps without. Of each:
-zero-shot of emoji that it never saw, reading of words at places that it never saw, hijacking by a
+zero-shot of emoji that it never saw, reading of pictures of words that it never saw, hijacking by a
 wrong word less that by its scrambled letters, and strict units: those of one layer whose AUROC is
-above 0.8 for one concept as a picture, as edges and as a written word. Bars are those of README.
+above 0.8 for one concept as a picture, as edges and as a written word. ! marks what misses a bar.
 """
 
 import argparse
@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from clipjax.config.errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from clipjax.config import TrainConfig
     from clipjax.inference.load import Model
 
@@ -111,8 +113,6 @@ def judge(model: "Model", units: str, pool: str) -> dict[str, Any]:
         units: layer to count in.
         pool: of places.
     """
-    import numpy as np
-
     from clipjax.data.emoji_world import load_emoji_world
     from clipjax.data.resize import EvaluationTransform
     from clipjax.interpret.typographic import run_typographic
@@ -124,11 +124,10 @@ def judge(model: "Model", units: str, pool: str) -> dict[str, Any]:
     attacked = run_typographic(
         model.encoder.bind(model.params), world_scene(world), EvaluationTransform.of(model.config)
     )
-    said = model.similarity(world.photo, names).argmax(axis=1)
-    right = world.labels[np.arange(len(said)), said]
+    right = named(model.similarity(world.photo, names), world.labels)
     found = world_units(model, world, units, pool=pool)
     return {
-        "zero_shot_any": float(right[world.held_out].mean()),
+        "zero_shot": float(right[world.held_out].mean()),
         "trained": float(right[~world.held_out].mean()),
         "hijack": attacked.hijack.value,
         "hijack_interval": [attacked.hijack.low, attacked.hijack.high],
@@ -138,6 +137,25 @@ def judge(model: "Model", units: str, pool: str) -> dict[str, Any]:
         "units": len(found.units()),
         "concepts": len(found.concepts()),
     }
+
+
+def named(similarity: "np.ndarray", labels: "np.ndarray") -> "np.ndarray":
+    """Returns how often each picture is named right, among one of its concepts and those it lacks.
+
+    A picture of two concepts is asked twice, and the other right answer is not on offer.
+
+    Args:
+        similarity: float [pictures, concepts].
+        labels: bool [pictures, concepts].
+
+    >>> import numpy as np
+    >>> named(np.array([[0.9, 0.3, 0.5]]), np.array([[True, True, False]])).tolist()
+    [0.5]
+    """
+    wrong = similarity.copy()
+    wrong[labels] = -1  # cosines are not below
+    hits = (similarity > wrong.max(axis=1, keepdims=True)) & labels
+    return hits.sum(axis=1) / labels.sum(axis=1)
 
 
 def _row(
@@ -153,7 +171,7 @@ def _row(
         "seed": seed,
         "words": words,
         "seconds": seconds,
-        "zero_shot": scores["held_out"]["top1"]["value"],
+        "held_out_top1": scores["held_out"]["top1"]["value"],
         "reading": scores["reading"]["top1"]["value"],
         **judge(load(workdir), args.units, args.pool),
     }

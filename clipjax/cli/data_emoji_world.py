@@ -2,9 +2,9 @@
 
 clipjax data emoji-world --out data/emoji-world
 
-Splits to train on: photo and edges of 181 emoji, and word, the names of 24 concepts written in six
-places and sizes. Splits to evaluate on: held_out, 41 emoji that training lacks, and reading, the
-words in two places and sizes that it lacks; both are named among the 24 concepts. Needs no font.
+Splits to train on: photo and edges, 181 emoji at several places and sizes, and word, the names of
+24 concepts in many places and colours. Splits to evaluate on: held_out, 41 emoji that training
+lacks, and reading, pictures of the words that it lacks; they are named among 24. Needs no font.
 configs/emoji_neurons.py trains on them; --config.data.shards chooses which, and
 --config.data.shuffled_captions=True pairs each picture with the caption of another.
 """
@@ -19,14 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the colours of words (0)"
-    )
-    parser.add_argument(
-        "--colours",
-        type=int,
-        default=5,
-        metavar="N",
-        help="pairs of colours in which each picture of a word is written (default: %(default)s)",
+        "--seed", type=int, default=0, metavar="N", help="of places, sizes and colours (0)"
     )
 
 
@@ -38,6 +31,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     from clipjax.data.world_shards import make_emoji_world
 
-    made = make_emoji_world(args.out, seed=args.seed, colours=args.colours)
+    made = make_emoji_world(args.out, seed=args.seed)
     print_splits(args.out, made)
     return made

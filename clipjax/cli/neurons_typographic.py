@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"--seed {args.seed}: wanted 0 or more.")
     from clipjax.core.files import replaced
     from clipjax.core.metrics import strict_json
+    from clipjax.data.resize import EvaluationTransform
     from clipjax.data.writers import make_folder
     from clipjax.inference.load import load
     from clipjax.interpret.typographic import run_typographic, table
@@ -66,7 +67,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     make_folder(args.out)
     model = load(args.model, preset=args.preset)
     scene = _scene(args, model)
-    found = run_typographic(model, scene, repeats=args.repeats, views=args.views, seed=args.seed)
+    found = run_typographic(
+        model.encoder.bind(model.params),
+        scene,
+        EvaluationTransform.of(model.config),
+        repeats=args.repeats,
+        views=args.views,
+        seed=args.seed,
+    )
     figures = {
         "model": args.model,
         "step": model.step,

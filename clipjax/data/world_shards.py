@@ -5,48 +5,58 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from clipjax.config.errors import UsageError
 from clipjax.data.concepts import rarest_concept
 from clipjax.data.emoji_world import EmojiWorld, load_emoji_world
+from clipjax.data.ink import Picture, moved, plate_of, written
+from clipjax.data.keyed import uniforms
+from clipjax.data.word_pictures import contrasting
 from clipjax.data.writers import DatasetFolder, Sample, write_shards
 
 SPLITS = ("photo", "edges", "word", "held_out", "reading")
 HELD_OUT_VIEWS = 2  # of the pictures of each word
+COPIES = {"photo": 6, "edges": 6, "word": 18}  # of a stimulus, and of a view of a word
 
-_MOST_COLOURS = 1000
+_READING_COLOURS = 5
+_SMALLEST = 0.65  # side of a copy
+_PLACES, _WORDS = 51, 52  # streams of random numbers
 
 
-def make_emoji_world(
-    out: str | os.PathLike[str], *, seed: int = 0, colours: int = 5
-) -> dict[str, Any]:
-    """Writes `EmojiWorld` under `out`.
+def make_emoji_world(out: str | os.PathLike[str], *, seed: int = 0) -> dict[str, Any]:
+    """Writes `EmojiWorld` under `out`, copies of it that differ in place, size and colours.
+
+    `photo` and `edges` have the stimuli that are not held out, as they are and five times smaller,
+    elsewhere or mirrored. `word` has six views of each word at other places, in other colours, on
+    paper that fills the picture or on a plate. `held_out` has the other stimuli, `reading` the
+    other two views of each word in five pairs of colours; they come as they are.
 
     Args:
         out: the folder to write; if it is complete already, nothing is made.
-        seed: of the colours of written words.
-        colours: pairs of colours in which each picture of a word is written.
+        seed: of places, sizes and colours.
 
     Returns:
-        The content of dataset.json.
+        The content of dataset.json: the arguments and `splits` (samples each).
+
+    Raises:
+        UsageError: for a seed below 0.
+        UserError: if `out` holds other things.
     """
     if seed < 0:
         raise UsageError(f"--seed {seed}: wanted 0 or more.")
-    if not 1 <= colours <= _MOST_COLOURS:
-        raise UsageError(f"--colours {colours}: wanted 1 to {_MOST_COLOURS:,}.")
-    arguments = {"seed": seed, "colours": colours}
     own = (*SPLITS, "classnames.txt", "templates.txt")
-    folder = DatasetFolder(out, "emoji-world", arguments, own)
+    folder = DatasetFolder(out, "emoji-world", {"seed": seed}, own)
     if (found := folder.complete()) is not None:
         return found
     world = load_emoji_world()
     folder.begin()
     samples = {
-        "photo": _pictures(world, world.photo, held_out=False),
-        "edges": _pictures(world, world.edge_pictures, held_out=False),
-        "held_out": _pictures(world, world.photo, held_out=True),
-        "word": _words(world, seed, colours, held_out=False),
-        "reading": _words(world, seed, colours, held_out=True),
+        "photo": _pictures(world, "photo", seed),
+        "edges": _pictures(world, "edges", seed),
+        "word": _words(world, seed),
+        "held_out": _held_out(world),
+        "reading": _reading(world, seed),
     }
     counts = {split: write_shards(folder.path / split, samples[split]) for split in SPLITS}
     folder.write_lines("classnames.txt", [one.name for one in world.concepts])
@@ -54,21 +64,68 @@ def make_emoji_world(
     return folder.finish({"splits": counts})
 
 
-def _pictures(world: EmojiWorld, pictures: np.ndarray, *, held_out: bool) -> Iterator[Sample]:
-    classes = rarest_concept(world.labels)
-    for row in np.flatnonzero(world.held_out == held_out):
-        concepts = [world.concepts[c].id for c in np.flatnonzero(world.labels[row])]
-        captions = [*world.captions[row], *concepts]
-        fields = {"captions": captions, "stimulus": world.stimuli[row], "concepts": concepts}
-        yield Sample(pictures[row], captions[0], fields, int(classes[row]))
+def _pictures(world: EmojiWorld, split: str, seed: int) -> Iterator[Sample]:
+    pictures = world.photo if split == "photo" else world.edge_pictures
+    for copy in range(COPIES[split]):
+        for row in np.flatnonzero(~world.held_out).tolist():
+            picture = pictures[row]
+            if copy:
+                draws = uniforms(seed, row * COPIES[split] + copy, _PLACES, 4)
+                picture = _placed(picture, draws)
+            yield _sample(world, row, picture)
 
 
-def _words(world: EmojiWorld, seed: int, colours: int, *, held_out: bool) -> Iterator[Sample]:
-    views = world.words.shape[1]
-    first = views - HELD_OUT_VIEWS
-    for colour in range(colours):
-        drawn = world.word_pictures(seed + colour + 1)
+def _held_out(world: EmojiWorld) -> Iterator[Sample]:
+    for row in np.flatnonzero(world.held_out).tolist():
+        yield _sample(world, row, world.photo[row])
+
+
+def _sample(world: EmojiWorld, row: int, picture: Picture) -> Sample:
+    concepts = [world.concepts[c].name for c in np.flatnonzero(world.labels[row])]
+    captions = [*world.captions[row], *concepts]
+    fields = {"captions": captions, "stimulus": world.stimuli[row], "concepts": concepts}
+    label = int(rarest_concept(world.labels)[row])
+    return Sample(picture, captions[0], fields, label)
+
+
+def _placed(picture: Picture, draws: np.ndarray) -> Picture:
+    """Returns a picture mirrored or not, smaller, on white."""
+    side = len(picture)
+    if draws[0] < 0.5:
+        picture = picture[:, ::-1]
+    length = round(side * (_SMALLEST + (1 - _SMALLEST) * draws[1]))
+    small = Image.fromarray(picture).resize((length, length), Image.Resampling.LANCZOS)
+    top, left = ((side - length + 1) * draws[2:]).astype(int)
+    out = np.full_like(picture, 255)
+    out[top : top + length, left : left + length] = np.asarray(small)
+    return out
+
+
+def _words(world: EmojiWorld, seed: int) -> Iterator[Sample]:
+    """Yields words at places of their own; the plates teach that paper may end."""
+    views, side = world.words.shape[1:3]
+    for copy in range(COPIES["word"]):
         for number, one in enumerate(world.concepts):
-            for view in range(first, views) if held_out else range(first):
-                fields = {"captions": [one.name], "concepts": [one.id], "view": view}
+            for view in range(views - HELD_OUT_VIEWS):
+                key = (copy * len(world.concepts) + number) * views + view
+                draws = uniforms(seed, key, _WORDS, 12)
+                mask = world.words[number, view]
+                top, left, bottom, right = plate_of([mask], margin=0)
+                room = np.array([side - (bottom - top), side - (right - left)]) + 1
+                mask = moved(mask, *(room * draws[:2]).astype(int).tolist())
+                ink, paper = contrasting(draws[2:5], draws[5:8])
+                blank = np.empty((side, side, 3), np.uint8)
+                blank[...] = paper if draws[11] < 0.5 else 255 * draws[8:11]
+                picture = written(blank, mask, plate_of([mask]), ink, paper)
+                fields = {"captions": [one.name], "concepts": [one.name], "view": view}
+                yield Sample(picture, one.name, fields, number)
+
+
+def _reading(world: EmojiWorld, seed: int) -> Iterator[Sample]:
+    views = range(world.words.shape[1] - HELD_OUT_VIEWS, world.words.shape[1])
+    for colour in range(_READING_COLOURS):
+        drawn = world.word_pictures(seed + colour)
+        for number, one in enumerate(world.concepts):
+            for view in views:
+                fields = {"captions": [one.name], "concepts": [one.name], "view": view}
                 yield Sample(drawn[number, view], one.name, fields, number)

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int, UInt8
 from clipjax.config import UserError
 from clipjax.data.concepts import Concept, rarest_concept
 from clipjax.data.emoji_world import EmojiWorld
+from clipjax.data.ink import Mask, Picture, centred, plate_of, written
 from clipjax.data.keyed import uniforms
 from clipjax.data.resize import EvaluationTransform
 from clipjax.data.word_pictures import WordPainter, contrasting, scrambled
@@ -24,11 +25,7 @@ from clipjax.interpret.facets import Facet
 
 ARMS = ("clean", "scrambled", "incongruent", "congruent")
 
-Mask = UInt8[np.ndarray, "side side"]
-Picture = UInt8[np.ndarray, "side side 3"]
-
 _WORDS, _COLOURS, _ALONE_COLOURS = 41, 42, 43  # streams of random numbers
-_MARGIN = 1  # pixels of paper around the ink
 _VIEWS = 2**16  # numbers of places and sizes
 
 
@@ -246,41 +243,6 @@ class WordsAlone:
         self._transform(self.picture(index), out)
 
 
-def written(
-    picture: Picture,
-    mask: Mask,
-    plate: tuple[int, int, int, int],
-    ink: tuple[int, ...],
-    paper: tuple[int, ...],
-) -> Picture:
-    """Returns a picture with a plate of paper on it, and ink on the plate.
-
-    Args:
-        picture: is not changed.
-        mask: where the ink is.
-        plate: its top, left, bottom and right in pixels.
-        ink: colour.
-        paper: colour.
-    """
-    top, left, bottom, right = plate
-    out = picture.astype(np.float64)
-    out[top:bottom, left:right] = paper
-    share = mask[..., None] / 255
-    return np.rint(share * ink + (1 - share) * out).astype(np.uint8)
-
-
-def plate_of(masks: Sequence[Mask]) -> tuple[int, int, int, int]:
-    """Returns the top, left, bottom and right of what holds the ink of all masks."""
-    rows, columns = np.nonzero(np.maximum.reduce(masks))
-    height, width = masks[0].shape
-    return (
-        max(int(rows.min()) - _MARGIN, 0),
-        max(int(columns.min()) - _MARGIN, 0),
-        min(int(rows.max()) + 1 + _MARGIN, height),
-        min(int(columns.max()) + 1 + _MARGIN, width),
-    )
-
-
 def _colours(seed: int, number: int, stream: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     draws = uniforms(seed, number, stream, 6)
     return contrasting(draws[:3], draws[3:])
@@ -293,26 +255,10 @@ class _WorldMasks:
     def on_picture(self, word: int, own: int, view: int) -> tuple[Mask, Mask, Mask]:
         view %= self._words.shape[1]
         masks = self._words[word, view], self._scrambled[word, view]
-        return *masks, _moved(self._words[own, view], plate_of(masks))
+        return *masks, centred(self._words[own, view], plate_of(masks))
 
     def alone(self, word: int, view: int) -> Mask:
         return self._words[word, view % self._words.shape[1]]
-
-
-def _moved(mask: Mask, place: tuple[int, int, int, int]) -> Mask:
-    """Returns a mask with its ink moved to the middle of a place, as far as that fits."""
-    rows, columns = np.nonzero(mask)
-    top, left, bottom, right = place
-    out = np.zeros_like(mask)
-    starts = []
-    for of_ink, middle, side in (
-        (rows, (top + bottom) / 2, mask.shape[0]),
-        (columns, (left + right) / 2, mask.shape[1]),
-    ):
-        length = int(np.ptp(of_ink)) + 1
-        starts.append(min(max(round(middle - length / 2), 0), side - length))
-    out[rows - rows.min() + starts[0], columns - columns.min() + starts[1]] = mask[rows, columns]
-    return out
 
 
 class _DrawnMasks:

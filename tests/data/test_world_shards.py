@@ -6,21 +6,25 @@ import tarfile
 
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
 from clipjax.cli.main import main
 from clipjax.config.errors import UsageError, UserError
 from clipjax.data import world_shards as module
 from clipjax.data.emoji_world import load_emoji_world
+from clipjax.data.ink import centred, moved, plate_of
 from clipjax.data.world_shards import HELD_OUT_VIEWS, SPLITS, make_emoji_world
 
-COLOURS = 2
+COPIES = {"photo": 2, "edges": 3, "word": 4}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     out = tmp_path_factory.mktemp("world") / "out"
-    return out, make_emoji_world(out, colours=COLOURS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "COPIES", COPIES)
+        yield out, make_emoji_world(out)
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +48,13 @@ def read(folder):
 def test_counts(made, pairs):
     world = load_emoji_world()
     views = world.words.shape[1]
-    words = len(world.concepts) * COLOURS
+    trained, concepts = int((~world.held_out).sum()), len(world.concepts)
     assert made[1]["splits"] == {
-        "photo": int((~world.held_out).sum()),
-        "edges": int((~world.held_out).sum()),
-        "word": words * (views - HELD_OUT_VIEWS),
+        "photo": COPIES["photo"] * trained,
+        "edges": COPIES["edges"] * trained,
+        "word": COPIES["word"] * concepts * (views - HELD_OUT_VIEWS),
         "held_out": int(world.held_out.sum()),
-        "reading": words * HELD_OUT_VIEWS,
+        "reading": 5 * concepts * HELD_OUT_VIEWS,
     }
     assert {split: len(of) for split, of in pairs.items()} == made[1]["splits"]
     assert json.loads((made[0] / "dataset.json").read_text()) == made[1]
@@ -76,72 +80,109 @@ def test_no_place_of_a_word_to_be_read_is_trained_on(pairs):
     )
 
 
-def test_pictures_and_captions_are_those_of_the_world(made, pairs):
+def test_the_first_copies_are_the_world(pairs):
+    world = load_emoji_world()
+    trained = np.flatnonzero(~world.held_out)
+    for split, pictures, rows in (
+        ("photo", world.photo, trained),
+        ("edges", world.edge_pictures, trained),
+        ("held_out", world.photo, np.flatnonzero(world.held_out)),
+    ):
+        for one, row in zip(pairs[split], rows, strict=False):
+            assert one["stimulus"] == world.stimuli[row]
+            assert np.array_equal(one["pixels"], pictures[row])
+
+
+def test_other_copies_are_smaller_and_on_white(pairs):
+    """As much ink as 0.65 to 1 of the side leaves, give or take what resampling does."""
+    world = load_emoji_world()
+    row = {one: i for i, one in enumerate(world.stimuli)}
+    trained = int((~world.held_out).sum())
+    for split, pictures in (("photo", world.photo), ("edges", world.edge_pictures)):
+        ratios = []
+        for one in pairs[split][trained:]:
+            whole = 255.0 - pictures[row[one["stimulus"]]]
+            ratios.append((255.0 - one["pixels"]).sum() / whole.sum())
+        assert 0.65**2 * 0.9 < min(ratios) < 0.5
+        assert 0.9 < max(ratios) < 1.1
+
+
+def test_captions_and_labels_are_those_of_the_world(made, pairs):
     world = load_emoji_world()
     row = {one: i for i, one in enumerate(world.stimuli)}
     names = (made[0] / "classnames.txt").read_text().splitlines()
     assert names == [one.name for one in world.concepts]
-    for split, pictures in (
-        ("photo", world.photo),
-        ("held_out", world.photo),
-        ("edges", world.edge_pictures),
-    ):
-        for one in pairs[split]:
-            number = row[one["stimulus"]]
-            assert np.array_equal(one["pixels"], pictures[number])
-            assert one["text"] == one["captions"][0] == world.captions[number][0]
-            of = [names[c] for c in np.flatnonzero(world.labels[number])]
-            assert one["captions"] == [*world.captions[number], *of]
-            assert names[one["label"]] in of
-            counts = {name: world.labels[:, names.index(name)].sum() for name in of}
-            assert counts[names[one["label"]]] == min(counts.values())
+    for one in pairs["photo"] + pairs["edges"] + pairs["held_out"]:
+        number = row[one["stimulus"]]
+        of = [names[c] for c in np.flatnonzero(world.labels[number])]
+        assert one["text"] == one["captions"][0] == world.captions[number][0]
+        assert one["captions"] == [*world.captions[number], *of]
+        counts = {name: world.labels[:, names.index(name)].sum() for name in of}
+        assert counts[names[one["label"]]] == min(counts.values())
 
 
 def test_words_are_named_by_what_is_written(pairs):
+    """Somewhere the word's mask mixes one ink and one paper to what is there."""
     world = load_emoji_world()
     names = [one.name for one in world.concepts]
     for one in pairs["word"] + pairs["reading"]:
         assert one["captions"] == [one["text"]] == [names[one["label"]]]
         mask = world.words[one["label"], one["view"]]
-        paper = one["pixels"][mask == 0]
-        assert (paper == paper[0]).all()
-        assert (one["pixels"][mask == 255] != paper[0]).any(axis=1).all()
+        top, left, bottom, right = plate_of([mask], margin=0)
+        share = mask[top:bottom, left:right, None] / 255
+        bare = share[..., 0] == 0
+        windows = sliding_window_view(one["pixels"], (*bare.shape, 3))[:, :, 0]
+        paper = windows[:, :, bare]
+        plain = np.argwhere((paper == paper[:, :, :1]).all(axis=(2, 3)))
+        assert any(_mixes(windows[y, x].astype(float), share, bare) for y, x in plain)
 
 
-def test_the_seed_chooses_colours_and_nothing_else(made, pairs, tmp_path):
-    make_emoji_world(tmp_path / "again", colours=COLOURS)
-    make_emoji_world(tmp_path / "other", colours=COLOURS, seed=1)
+def _mixes(pixels, share, bare):
+    """Whether pixels are share * ink + (1 - share) * paper, rounded, for some ink."""
+    paper = pixels[bare][0]
+    strongest = np.unravel_index(share.argmax(), share.shape)[:2]
+    ink = paper + (pixels[strongest] - paper) / share.max()
+    return np.abs(ink - paper).max() > 50 and np.allclose(
+        share * ink + (1 - share) * paper, pixels, atol=1.6
+    )
+
+
+def test_the_seed_chooses_places_and_colours(made, tmp_path):
+    make_emoji_world(tmp_path / "again")
+    make_emoji_world(tmp_path / "other", seed=1)
     for path in sorted(made[0].rglob("*.tar")):
         name = path.relative_to(made[0])
         assert path.read_bytes() == (tmp_path / "again" / name).read_bytes()
         same = path.read_bytes() == (tmp_path / "other" / name).read_bytes()
-        assert same == (name.parts[0] not in ("word", "reading"))
+        assert same == (name.parts[0] == "held_out")
+
+
+def test_ink_is_centred_as_far_as_it_fits():
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:4, 1:6] = 255
+    assert plate_of([centred(mask, (0, 0, 8, 8))], margin=0) == (3, 2, 5, 7)
+    assert plate_of([centred(mask, (7, 7, 8, 8))], margin=0) == (6, 3, 8, 8)
+    assert plate_of([mask, mask.T]) == (0, 0, 7, 7)
+    with pytest.raises(ValueError, match="does not fit at row 7"):
+        moved(mask, 7, 0)
 
 
 def test_a_complete_folder_is_left_alone(made, monkeypatch, capsys):
     monkeypatch.setattr(module, "load_emoji_world", lambda: pytest.fail("made again"))
-    assert make_emoji_world(made[0], colours=COLOURS) == made[1]
+    assert make_emoji_world(made[0]) == made[1]
     assert "already complete" in capsys.readouterr().err
     with pytest.raises(UserError, match="Choose another folder with --out"):
-        make_emoji_world(made[0], colours=COLOURS + 1)
+        make_emoji_world(made[0], seed=1)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"seed": -1}, "--seed -1: wanted 0 or more"),
-        ({"colours": 0}, "--colours 0: wanted 1 to 1,000"),
-        ({"colours": 1001}, "--colours 1001: wanted 1 to 1,000"),
-    ],
-)
-def test_refuses_what_cannot_be(tmp_path, arguments, message):
-    with pytest.raises(UsageError, match=message):
-        make_emoji_world(tmp_path / "out", **arguments)
+def test_refuses_a_seed_that_cannot_be(tmp_path):
+    with pytest.raises(UsageError, match="--seed -1: wanted 0 or more"):
+        make_emoji_world(tmp_path / "out", seed=-1)
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_says_what_it_wrote(tmp_path, capsys):
+def test_the_command_says_what_it_wrote(made, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        main(["data", "emoji-world", "--out", str(tmp_path / "out"), "--colours", "1"])
+        main(["data", "emoji-world", "--out", str(tmp_path / "out")])
     assert not ended.value.code
-    assert "photo 181, edges 181, word 144, held_out 41, reading 48" in capsys.readouterr().out
+    assert "photo 362, edges 543, word 576, held_out 41, reading 240" in capsys.readouterr().out

@@ -17,6 +17,7 @@ from clipjax.config import UsageError, UserError
 from clipjax.data.concepts import Concept
 from clipjax.data.emoji_fonts import FONT_ROOTS
 from clipjax.data.emoji_world import load_emoji_world
+from clipjax.data.ink import plate_of, written
 from clipjax.data.resize import EvaluationTransform
 from clipjax.data.word_pictures import WordPainter
 from clipjax.interpret.facets import FacetRows
@@ -29,9 +30,7 @@ from clipjax.interpret.typographic_pictures import (
     WordsAlone,
     draw_trials,
     facet_scene,
-    plate_of,
     world_scene,
-    written,
 )
 
 SIDE, CLASSES = 16, 6
@@ -383,3 +382,20 @@ def test_mistakes_are_one_line(flags, message, tmp_path, capsys):
     assert code in (1, 2)
     assert message in said
     assert "Traceback" not in said
+
+
+def test_the_command_writes_what_it_prints(trained, tmp_path, capsys):
+    """With a model of twelve steps on 16 pixels: the numbers mean nothing and agree."""
+    workdir, _ = trained
+    out = tmp_path / "out"
+    code = command("--model", workdir, "--out", out, "--repeats", "1", "--views", "1")
+    said = capsys.readouterr().out
+    assert not code
+    found = json.loads((out / "typographic.json").read_text())
+    assert (found["stimuli"], found["trials"], found["classes"]) == (222, 222, 24)
+    for name in ("hijack", "drop", "stroop", "covering", "reading"):
+        assert f"\n{name:<12}  {found[name]['value']:.3f} (" in said
+        assert found[name]["low"] <= found[name]["value"] <= found[name]["high"]
+    difference = found["accuracy"]["scrambled"]["value"] - found["accuracy"]["incongruent"]["value"]
+    assert found["drop"]["value"] == pytest.approx(difference)
+    assert sorted(path.name for path in out.iterdir()) == ["typographic.json"]
