@@ -18,7 +18,7 @@ COMMANDS: Commands = {
     "ablate": ("clipjax.cli.neurons_ablate", "hold found units still, beside others", False),
     "steer": ("clipjax.cli.neurons_steer", "add to a unit and see what the model says", False),
     "selftest": (
-        "clipjax.cli.neurons_selftest",
+        "clipjax.cli.neurons_planted",
         "plant units in a network and tell whether they are found",
         True,
     ),
