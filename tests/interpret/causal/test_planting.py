@@ -10,8 +10,8 @@ import pytest
 from clipjax.config import ConvNeXtConfig, ResNetConfig, UserError, ViTConfig
 from clipjax.data.concepts import Concept
 from clipjax.inference.load import Model
-from clipjax.interpret.planting import Plant, last_map, plant
 from clipjax.interpret.planted_finds import Selftest, _judged, selftest
+from clipjax.interpret.planting import Plant, last_map, plant
 from clipjax.interpret.statistics.ranks import facet_scores
 from clipjax.interpret.stimuli import stimuli_of
 

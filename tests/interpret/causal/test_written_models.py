@@ -60,7 +60,7 @@ def test_to_add_nothing_changes_nothing_and_to_add_is_to_move_the_bias(toy):
     pictures = toy.pictures[0]
     plain = toy.model.encode_image(pictures)
     unmoved = steer(toy.model, PATH, [4], 0.0).encode_image(pictures)
-    # Another program, which may round otherwise: unit vectors to one or two units in the last place.
+    # Another program, which may round otherwise in the last place or two.
     np.testing.assert_allclose(unmoved, plain, atol=2e-7)
     kernel = np.array(toy.model.params[f"{OUT}/kernel"])
     bias = np.array(toy.model.params[f"{OUT}/bias"]) + 1.5 * kernel[4] - 2 * kernel[9]
