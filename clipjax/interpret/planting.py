@@ -306,7 +306,8 @@ def _apart(
             f"{count} decoys need as many pairs of concepts without a stimulus in common, and "
             f"there are {len(half)}. Plant fewer decoys."
         )
-    return np.array([half[i] for i in rng.permutation(len(half))[:count]]).reshape(count, 2)
+    drawn = [half[i] for i in rng.permutation(len(half))[:count]]
+    return np.array(drawn, np.int64).reshape(count, 2)
 
 
 def _with_columns(

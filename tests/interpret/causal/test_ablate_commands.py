@@ -1,6 +1,5 @@
 """`neurons ablate` and `steer` on a scan of a toy, against the library; what they refuse."""
 
-import argparse
 import dataclasses
 import json
 import types
@@ -9,8 +8,10 @@ import numpy as np
 import pytest
 
 from clipjax.cli import neurons_ablate, neurons_steer
+from clipjax.cli.parser import Parser
 from clipjax.config import UsageError, UserError
 from clipjax.data.concepts import Concept
+from clipjax.inference.load import Model
 from clipjax.interpret import reopened
 from clipjax.interpret.ablation import ablation, found_pairs, named_pairs
 from clipjax.interpret.causal import causal_drop, steering_curve
@@ -73,7 +74,7 @@ def opened(toy, monkeypatch):
 
 
 def arguments(module, *words):
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     module.configure(parser)
     return parser.parse_args(list(words))
 
@@ -159,15 +160,16 @@ def test_another_model_or_other_stimuli_than_those_of_the_scan_are_refused(
     toy, scan, monkeypatch, capsys
 ):
     facets = {name: toy.facets[name] for name in ("photo", "edges")}
-    model = types.SimpleNamespace(identity="other", config=None, tokenizer=None)
+    model = Model(
+        toy.model.config, toy.model.params, toy.model.tokenizer, toy.model.encoder, 0, "other"
+    )
     monkeypatch.setattr(reopened, "load", lambda *_, **__: model)
     stimuli = types.SimpleNamespace(facets=facets)
     monkeypatch.setattr(reopened, "open_stimuli", lambda *_, **__: stimuli)
     whole = Scan(scan)
     with pytest.raises(UserError, match="is not the model that"):
         reopen(whole)
-    monkeypatch.setattr(reopened, "Reopened", lambda model, facets: facets)
-    assert reopen(whole, model="runs/b") == facets
+    assert reopen(whole, model="runs/b").facets == facets
     assert "is not the model that was scanned" in capsys.readouterr().err
     model.identity = toy.model.identity
     rows = dataclasses.replace(facets["edges"].rows, labels=~facets["edges"].rows.labels)

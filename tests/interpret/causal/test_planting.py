@@ -1,5 +1,6 @@
 """Planted columns: what they do is read from the network itself, by its own encode functions."""
 
+import argparse
 import dataclasses
 import types
 
@@ -9,8 +10,8 @@ import pytest
 from clipjax.config import ConvNeXtConfig, ResNetConfig, UserError, ViTConfig
 from clipjax.data.concepts import Concept
 from clipjax.inference.load import Model
-from clipjax.interpret.planting import last_map, plant
-from clipjax.interpret.selftest import Selftest, _judged, selftest
+from clipjax.interpret.planted_finds import Selftest, _judged, selftest
+from clipjax.interpret.planting import Plant, last_map, plant
 from clipjax.interpret.statistics.ranks import facet_scores
 from clipjax.interpret.stimuli import stimuli_of
 
@@ -82,7 +83,8 @@ def test_planted_units_fire_for_their_concept_in_every_facet(lab, world, one_dev
             planted.decoy_concepts.T if name != "caption" else planted.decoy_concepts.T[::-1]
         )
         assert (scores[planted.decoys, own] > 0.9).all(), name
-        assert (scores[planted.decoys, other] < 0.75).all(), name
+        # Other than by chance: 8 positives of 64 have a standard deviation of 0.11.
+        assert (scores[planted.decoys, other] < 0.85).all(), name
     # Nothing else was touched but the last maps.
     touched = {n for n in model.params if (planted.params[n] != model.params[n]).any()}
     maps = {last_map(config, "image"), last_map(config, "text")}
@@ -141,8 +143,8 @@ def test_what_is_planted_is_found_and_nothing_else(tried):
 @pytest.mark.parametrize("how", ["finds nothing", "finds all"])
 def test_a_broken_detector_fails_the_test_with_status_3(tried, monkeypatch, capsys, how):
     """The whole command, with a detector that is blind, or that calls everything a find."""
-    import clipjax.cli.neurons_selftest as command
-    import clipjax.interpret.selftest as module
+    import clipjax.cli.neurons_planted as command
+    import clipjax.interpret.planted_finds as module
 
     model, stimuli, _ = tried
     real = module.detect
@@ -158,7 +160,7 @@ def test_a_broken_detector_fails_the_test_with_status_3(tried, monkeypatch, caps
     monkeypatch.setattr(module, "detect", broken)
     monkeypatch.setattr(module, "random_network", lambda *_, **__: model)
     monkeypatch.setattr(command, "_opened", lambda args: (model.config, model.tokenizer, stimuli))
-    args = types.SimpleNamespace(
+    args = argparse.Namespace(
         model="x", config=None, overrides=[], units=6, decoys=2, seed=0, stimuli="toy"
     )
     figures = command.run(args)
@@ -177,10 +179,12 @@ def test_shares_by_hand():
     found[1, [0, 2]] = found[3, 1] = found[5, 1] = True
     effect = np.where(found, 0.8, 0.5)
     effect[1, 2] = 0.9
-    plant_ = types.SimpleNamespace(
+    plant_ = Plant(
+        params={},
         units=np.array([1, 2]),
         concepts=np.array([2, 0]),
         decoys=np.array([3]),
+        decoy_concepts=np.array([[0, 1]]),
         fitted={"photo": np.array([True, True, False, False, True])},
     )
     rng = np.random.default_rng(0)

@@ -56,10 +56,12 @@ def test_a_held_unit_is_a_constant_of_the_next_layer(toy):
     np.testing.assert_allclose(means, acts[0].mean(axis=(0, 1)), atol=1e-6)
 
 
-def test_to_add_nothing_changes_no_bit_and_to_add_is_to_move_the_bias(toy):
+def test_to_add_nothing_changes_nothing_and_to_add_is_to_move_the_bias(toy):
     pictures = toy.pictures[0]
     plain = toy.model.encode_image(pictures)
-    np.testing.assert_array_equal(steer(toy.model, PATH, [4], 0.0).encode_image(pictures), plain)
+    unmoved = steer(toy.model, PATH, [4], 0.0).encode_image(pictures)
+    # Another program, which may round otherwise in the last place or two.
+    np.testing.assert_allclose(unmoved, plain, atol=2e-7)
     kernel = np.array(toy.model.params[f"{OUT}/kernel"])
     bias = np.array(toy.model.params[f"{OUT}/bias"]) + 1.5 * kernel[4] - 2 * kernel[9]
     wanted = with_numbers(toy.model, **{f"{OUT}/bias": bias})

@@ -22,7 +22,7 @@ from clipjax.cli.text_table import text_table, written
 from clipjax.config import UsageError
 
 if TYPE_CHECKING:
-    from clipjax.interpret.selftest import Selftest
+    from clipjax.interpret.planted_finds import Selftest
     from clipjax.interpret.stimuli import Stimuli
 
 EXIT_FAILED = 3
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for flag, least in (("units", 1), ("decoys", 0), ("seed", 0)):
         if (given := getattr(args, flag)) is not None and given < least:
             raise UsageError(f"--{flag}={given}: wanted {least} or more.")
-    from clipjax.interpret.selftest import random_network, selftest
+    from clipjax.interpret.planted_finds import random_network, selftest
 
     config, tokenizer, stimuli = _opened(args)
     model = random_network(config, tokenizer, seed=args.seed)

@@ -22,8 +22,8 @@ from clipjax.inference.load import Model
 from clipjax.interpret.detect import detect
 from clipjax.interpret.detect_settings import DetectSettings
 from clipjax.interpret.planting import Plant, plant
-from clipjax.interpret.scan import scan
 from clipjax.interpret.scan_files import Scan
+from clipjax.interpret.scanning import scan
 from clipjax.interpret.statistics.ranks import facet_scores
 from clipjax.interpret.stimuli import Stimuli
 from clipjax.models import init_model_state, init_params

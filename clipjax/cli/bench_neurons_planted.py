@@ -77,7 +77,7 @@ def _row(kind: str, seed: int) -> dict[str, Any]:
     from clipjax.config import TokenizerConfig
     from clipjax.data.emoji_world import load_emoji_world
     from clipjax.data.tokenizers import make_tokenizer
-    from clipjax.interpret.selftest import random_network, selftest
+    from clipjax.interpret.planted_finds import random_network, selftest
     from clipjax.interpret.stimuli import EMOJI_WORLD, open_stimuli
 
     started = time.monotonic()
