@@ -27,7 +27,7 @@ COMMANDS = {
         "what found units do for their concepts, beside other units",
     ),
     "selftest": (
-        "clipjax.cli.bench_neurons_selftest",
+        "clipjax.cli.bench_neurons_planted",
         "planted units that are found, and finds where nothing was planted",
     ),
     "head": (

@@ -49,7 +49,7 @@ COMMANDS: Commands = {
         False,
     ),
     "selftest": (
-        "clipjax.cli.neurons_selftest",
+        "clipjax.cli.neurons_planted",
         "plant units in a network and tell whether they are found",
         True,
     ),
