@@ -151,6 +151,7 @@ def test_eight_devices_give_what_one_gives(tmp_path):
             units=UNITS,
             batch_size=2,
             k=5,
+            pilot=21,
         )
         for devices in (1, 8)
     )
