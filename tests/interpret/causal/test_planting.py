@@ -30,12 +30,13 @@ def world(lab):
     def facets(side):
         out = []
         for name in ("photo", "edges"):
-            patterns = rng.integers(0, 256, (8, side, side, 3))
-            noise = rng.integers(-90, 91, (64, side, side, 3))
-            pictures = np.clip(patterns[of] + noise, 0, 255).astype(np.uint8)
+            # Things differ more than concepts do: clusters would coincide by chance.
+            patterns = rng.integers(-25, 26, (8, side, side, 3))
+            noise = rng.integers(28, 229, (64, side, side, 3))
+            pictures = (patterns[of] + noise).astype(np.uint8)
             out.append(lab.facet(name, pictures, labels))
         texts = [
-            f"{'abcdefgh'[c] * 3} {''.join(rng.choice(list('pqrstuvw'), 4))}{v}"
+            f"{''.join(rng.choice(list('pqrstuvw'), 6))} {'abcdefgh'[c]}{v}"
             for c in of
             for v in "xy"
         ]
@@ -77,14 +78,14 @@ def test_planted_units_fire_for_their_concept_in_every_facet(lab, world, one_dev
     }
     for name, values in embeds.items():
         scores = auroc(values, world.labels)
-        assert (scores[planted.units, planted.concepts] > 0.9).all(), name
+        assert (scores[planted.units, planted.concepts] > 0.8).all(), name
         # A decoy fires for the one concept in pictures and for the other in texts.
         own, other = (
             planted.decoy_concepts.T if name != "caption" else planted.decoy_concepts.T[::-1]
         )
-        assert (scores[planted.decoys, own] > 0.9).all(), name
+        assert (scores[planted.decoys, own] > 0.8).all(), name
         # Other than by chance: 8 positives of 64 have a standard deviation of 0.11.
-        assert (scores[planted.decoys, other] < 0.85).all(), name
+        assert (scores[planted.decoys, other] < 0.8).all(), name
     # Nothing else was touched but the last maps.
     touched = {n for n in model.params if (planted.params[n] != model.params[n]).any()}
     maps = {last_map(config, "image"), last_map(config, "text")}
@@ -137,7 +138,7 @@ def test_what_is_planted_is_found_and_nothing_else(tried):
     assert found.right_concept == 1.0
     assert found.passed
     assert found.facets == ("photo", "edges", "caption")
-    assert min(found.auroc.values()) > 0.9
+    assert min(found.auroc.values()) > 0.85
 
 
 @pytest.mark.parametrize("how", ["finds nothing", "finds all"])
