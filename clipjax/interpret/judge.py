@@ -2,12 +2,25 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from clipjax.config import UserError
-from clipjax.inference.load import Model
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """What embeds pictures and texts, as `clipjax.Model` does."""
+
+    def encode_image(self, images: Any) -> Float[np.ndarray, "images embed"]:
+        """Returns a direction for each picture."""
+        ...
+
+    def encode_text(self, texts: Any) -> Float[np.ndarray, "texts embed"]:
+        """Returns a direction for each text."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +44,7 @@ class Judgement:
 
 
 def judge(
-    model: Model,
+    model: Judge,
     pictures: UInt8[np.ndarray, "pictures side side 3"],
     said: Sequence[int],
     names: Sequence[str],
