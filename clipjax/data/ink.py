@@ -59,10 +59,8 @@ def centred(mask: Mask, place: Box) -> Mask:
 def moved(mask: Mask, top: int, left: int) -> Mask:
     """Returns a mask whose ink begins at a row and a column; it must fit there.
 
-    >>> moved(np.eye(3, dtype=np.uint8)[:2], 1, 0)[1].tolist()
-    Traceback (most recent call last):
-    ...
-    ValueError: ink of 2 x 2 pixels does not fit at row 1, column 0 of 2 x 3
+    >>> moved(np.diag(np.array([9, 0, 0], np.uint8)), 2, 1).tolist()
+    [[0, 0, 0], [0, 0, 0], [0, 9, 0]]
     """
     first, start, last, stop = plate_of([mask], margin=0)
     height, width = last - first, stop - start

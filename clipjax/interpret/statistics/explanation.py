@@ -75,8 +75,8 @@ def average_precision(activations: Activations, shown: Shown) -> float:
 
     Stimuli with one activation are found together, so that their order does not matter.
 
-    >>> average_precision(np.array([3.0, 2.0, 2.0, 1.0]), np.array([True, False, True, False]))
-    0.8333333333333334
+    >>> average_precision(np.array([3.0, 2.0, 1.0, 0.0]), np.array([True, False, False, True]))
+    0.75
 
     Source: Manning, Raghavan and Schuetze 2008, "Introduction to Information Retrieval", section
     8.4, with ties as scikit-learn has them.
