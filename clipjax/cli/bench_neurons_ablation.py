@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipjax.cli.bench_neurons_world import RECIPE, UNITS, train_world
+from clipjax.cli.parser import add_seeds_flag
 from clipjax.cli.text_table import text_table
-from clipjax.config.errors import UsageError
 
 if TYPE_CHECKING:
     from clipjax.config import TrainConfig
@@ -32,9 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--units", default=UNITS, metavar="PATH", help="layer to look at (default: %(default)s)"
     )
-    parser.add_argument(
-        "--seeds", default="0,1,2", metavar="N[,N...]", help="of models (default: %(default)s)"
-    )
+    add_seeds_flag(parser, "of models")
     parser.add_argument(
         "--dir", metavar="DIR", help="keeps data and models here (default: a temporary folder)"
     )
@@ -48,14 +46,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     from clipjax.cli.configs import load_config
 
-    try:
-        seeds = [int(part) for part in args.seeds.split(",")]
-    except ValueError:
-        raise UsageError(f"--seeds {args.seeds}: wanted whole numbers, e.g. 0,1,2.") from None
     config = load_config(args.config, [])
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.dir or temporary)
-        rows = [row for seed in seeds for row in _rows(config, folder, args.units, seed)]
+        rows = [row for seed in args.seeds for row in _rows(config, folder, args.units, seed)]
     figures: dict[str, Any] = {"config": args.config, "units": args.units, "facets": rows}
     figures["passed"] = all(row["passed"] for row in rows)
     print(_table(rows))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipjax.cli.bench_neurons_world import RECIPE, WITHOUT_WORDS
-from clipjax.config.errors import UsageError
+from clipjax.cli.parser import add_seeds_flag
 
 if TYPE_CHECKING:
     from clipjax.config import TrainConfig
@@ -50,9 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", type=int, default=STEPS, metavar="N", help="of each model (default: %(default)s)"
     )
-    parser.add_argument(
-        "--seeds", default="0,1,2", metavar="N[,N...]", help="of models (default: %(default)s)"
-    )
+    add_seeds_flag(parser, "of models")
     parser.add_argument(
         "--shuffled", action="store_true", help="train a control on captions of other pictures"
     )
@@ -69,10 +67,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     from clipjax.cli.configs import load_config
 
-    try:
-        seeds = [int(part) for part in args.seeds.split(",")]
-    except ValueError:
-        raise UsageError(f"--seeds {args.seeds}: wanted whole numbers, e.g. 0,1,2.") from None
     base = load_config(args.config, [])
     models = ["linear", "sparse_relu", *(["shuffled"] if args.shuffled else [])]
     with tempfile.TemporaryDirectory() as temporary:
@@ -84,7 +78,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 name,
                 seed,
             )
-            for seed in seeds
+            for seed in args.seeds
             for name in models
         ]
     print(table(rows))
@@ -177,8 +171,9 @@ def judge(model: "Model") -> dict[str, Any]:
     import numpy as np
 
     from clipjax.data.emoji_world import load_emoji_world
+    from clipjax.interpret.controls import random_rotation
     from clipjax.interpret.emergence import facet_embeds
-    from clipjax.interpret.emergence_scores import cross_modal_ratio, random_rotation
+    from clipjax.interpret.emergence_scores import cross_modal_ratio
     from clipjax.interpret.stimuli import EMOJI_WORLD, open_stimuli
 
     stimuli = open_stimuli(EMOJI_WORLD, model.config, facets=["photo", "caption"])
@@ -189,7 +184,7 @@ def judge(model: "Model") -> dict[str, Any]:
     native = cross_modal_ratio(photo, caption)
     turned = np.concatenate(
         [
-            cross_modal_ratio(photo, caption, random_rotation(width, seed))
+            cross_modal_ratio(photo, caption, random_rotation(width, seed=seed))
             for seed in range(ROTATIONS)
         ]
     )

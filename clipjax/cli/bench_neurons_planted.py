@@ -11,6 +11,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
+from clipjax.cli.parser import add_seeds_flag
 from clipjax.cli.text_table import text_table
 from clipjax.config.errors import UsageError, UserError
 
@@ -23,9 +24,7 @@ KINDS = ("vit", "convnet", "resnet")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
-    parser.add_argument(
-        "--seeds", default="0,1,2", metavar="N[,N...]", help="(default: %(default)s)"
-    )
+    add_seeds_flag(parser, "of networks")
     parser.add_argument(
         "--kinds", default=",".join(KINDS), metavar="LIST", help="(default: %(default)s)"
     )
@@ -38,14 +37,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         UsageError: for a kind that is not known or seeds that are no numbers.
     """
     kinds = args.kinds.split(",")
-    try:
-        seeds = [int(part) for part in args.seeds.split(",")]
-    except ValueError:
-        raise UsageError(f"--seeds {args.seeds}: wanted whole numbers, e.g. 0,1,2.") from None
     for kind in kinds:
         if kind not in KINDS:
             raise UsageError(f"--kinds: no kind {kind!r}. There are {', '.join(KINDS)}.")
-    rows = [_row(kind, seed) for kind in kinds for seed in seeds]
+    rows = [_row(kind, seed) for kind in kinds for seed in args.seeds]
     figures = {"facets": list(FACETS), "networks": rows}
     figures["passed"] = all(row["passed"] for row in rows)
     print(selftest_table(rows))

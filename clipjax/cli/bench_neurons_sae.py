@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipjax.cli.parser import Parser
+from clipjax.cli.parser import Parser, add_seeds_flag
 from clipjax.config.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--caption", default="json.captions", metavar="FIELD", help="(default: %(default)s)"
     )
-    parser.add_argument(
-        "--seeds", default="0,1,2", metavar="N[,N...]", help="of autoencoders (default: 0,1,2)"
-    )
+    add_seeds_flag(parser, "of autoencoders")
     parser.add_argument(
         "--variants", metavar="LIST", help=f"of: {', '.join(VARIANTS)} (default: all)"
     )
@@ -74,10 +72,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from clipjax.cli.sae_table import scores_table
     from clipjax.interpret.sae.features import open_features
 
-    try:
-        seeds = [int(part) for part in args.seeds.split(",")]
-    except ValueError:
-        raise UsageError(f"--seeds {args.seeds}: wanted whole numbers, e.g. 0,1,2.") from None
     names = _variants(args.variants)
     with tempfile.TemporaryDirectory() as temporary:
         where, captions, caption = args.features, args.captions, args.caption
@@ -89,12 +83,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         rows = {
             f"{name} {seed}": _row(features, meanings, args, name, seed)
             for name in names
-            for seed in seeds
+            for seed in args.seeds
         }
     print(scores_table(rows))
     if meanings is None:
         print("xMS by the texts that were encoded themselves: it flatters. See --captions.")
-    bars = [_bars(rows, seed) for seed in seeds] if {"topk", "group centred"} <= {*names} else []
+    bars = (
+        [_bars(rows, seed) for seed in args.seeds] if {"topk", "group centred"} <= {*names} else []
+    )
     for bar in bars:
         print(
             f"seed {bar['seed']}: bimodal {bar['bimodal_share']:.2f} ({LEAST_BIMODAL:.2f}), "

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipjax.config.errors import UsageError
+from clipjax.cli.parser import add_seeds_flag
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,9 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--units", default=UNITS, metavar="PATH", help="layer to count in (default: %(default)s)"
     )
     parser.add_argument("--pool", default="max", metavar="HOW", help="of places (max)")
-    parser.add_argument(
-        "--seeds", default="0,1,2", metavar="N[,N...]", help="of models (default: %(default)s)"
-    )
+    add_seeds_flag(parser, "of models")
     parser.add_argument(
         "--dir", metavar="DIR", help="keeps data and models here (default: a temporary folder)"
     )
@@ -62,16 +60,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     from clipjax.cli.configs import load_config
 
-    try:
-        seeds = [int(part) for part in args.seeds.split(",")]
-    except ValueError:
-        raise UsageError(f"--seeds {args.seeds}: wanted whole numbers, e.g. 0,1,2.") from None
     config = load_config(args.config, [])
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.dir or temporary)
         rows = [
             _row(config, folder, args, seed, words=words)
-            for seed in seeds
+            for seed in args.seeds
             for words in (True, False)
         ]
     figures = {"config": args.config, "units": args.units, "pool": args.pool, "models": rows}

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipjax.cli.configs import add_cluster_flags, cluster_from
-from clipjax.cli.parser import Parser
+from clipjax.cli.parser import Parser, add_model_flags
 from clipjax.config import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -38,16 +38,7 @@ _NO_LIMIT_SECONDS = 3e9  # how long it takes is up to the number of samples
 
 def configure(parser: Parser) -> None:
     """Adds the flags."""
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="MODEL",
-        help="--workdir of a run, hf:ORG/NAME, folder, file of weights or preset",
-    )
-    parser.add_argument("--preset", metavar="NAME", help="which model a file of weights is")
-    parser.add_argument(
-        "--step", type=int, metavar="N", help="checkpoint of a run; the newest by default"
-    )
+    add_model_flags(parser)
     parser.add_argument(
         "--shards",
         required=True,

@@ -57,8 +57,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for flag in ("most", "against", "batch_size", "resamples"):
         if getattr(args, flag) < 1:
             raise UsageError(f"--{flag}={getattr(args, flag)} is not positive.")
-    from clipjax.core.files import replaced
-    from clipjax.core.metrics import strict_json
+    from clipjax.core.metrics import write_json
     from clipjax.interpret.ablation import ablation, found_pairs, named_pairs
     from clipjax.interpret.scan_files import Scan
 
@@ -92,8 +91,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     out = Path(args.out or scan.path / FILE)
     try:
-        with replaced(out) as file:
-            file.write((strict_json(figures, indent=1) + "\n").encode())
+        write_json(out, figures)
     except OSError as error:
         raise UserError(f"--out={out}: cannot be written ({error.strerror}).") from error
     print(ablation_table(found))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipjax.cli.neurons_pictures import read_lines, write_json
+from clipjax.cli.neurons_pictures import read_lines
 from clipjax.cli.parser import Parser
 from clipjax.cli.text_table import text_table
 from clipjax.config.errors import UsageError, UserError, did_you_mean
@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: if there is no scan, a name is misspelt, or the judge sees other stimuli.
     """
+    from clipjax.core.metrics import write_json
+
     if not 0 < args.q < 1:
         raise UsageError(f"--q={args.q}: expected a rate between 0 and 1.")
     if args.draws < 1:

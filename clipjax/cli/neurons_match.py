@@ -12,7 +12,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from clipjax.cli.neurons_pictures import write_json
 from clipjax.cli.parser import Parser
 from clipjax.cli.text_table import text_table
 from clipjax.config.errors import UsageError
@@ -47,6 +46,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: if a scan is not there, or they saw other stimuli.
     """
+    from clipjax.core.metrics import write_json
+
     for flag in ("neighbours", "shuffles"):
         if getattr(args, flag) < 1:
             raise UsageError(f"--{flag}={getattr(args, flag)} is not positive.")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipjax.cli.parser import Parser
+from clipjax.cli.parser import Parser, add_model_flags
 from clipjax.config.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -34,16 +34,7 @@ class Looked:
 
 def add_flags(parser: Parser) -> None:
     """Adds the flags of the model, the stimuli and the texts."""
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="MODEL",
-        help="--workdir of a run, hf:ORG/NAME, folder, file of weights or preset",
-    )
-    parser.add_argument("--preset", metavar="NAME", help="which model a file of weights is")
-    parser.add_argument(
-        "--step", type=int, metavar="N", help="checkpoint of a run; the newest by default"
-    )
+    add_model_flags(parser)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument(
         "--stimuli",
@@ -126,12 +117,3 @@ def read_lines(path: str, flag: str) -> list[str]:
             raise UserError(f"{flag}={path}: text {number}, {line!r}, is there twice. Remove one.")
         seen.add(line)
     return lines
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a file that is whole or not there."""
-    from clipjax.core.files import replaced
-    from clipjax.core.metrics import strict_json
-
-    with replaced(path) as file:
-        file.write((strict_json(content, indent=1) + "\n").encode())

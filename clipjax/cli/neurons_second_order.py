@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.cli.neurons_pictures import add_flags, look, write_json
+from clipjax.cli.neurons_pictures import add_flags, look
 from clipjax.cli.parser import Parser
 from clipjax.cli.text_table import text_table
 from clipjax.config.errors import UsageError
@@ -34,6 +34,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: if model, stimuli or texts are not there, or the layer has no such effects.
     """
+    from clipjax.core.metrics import write_json
+
     if args.count < 1:
         raise UsageError(f"--count={args.count} is not positive.")
     looked = look(args)

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from clipjax.cli.neurons_pictures import add_flags, look, write_json
+from clipjax.cli.neurons_pictures import add_flags, look
 from clipjax.cli.parser import Parser
 from clipjax.cli.text_table import text_table
 from clipjax.config.errors import UsageError
@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: if model, stimuli or texts are not there, or the tower has no such heads.
     """
+    from clipjax.core.metrics import write_json
+
     for flag in ("picks", "rank"):
         if getattr(args, flag) < 1:
             raise UsageError(f"--{flag}={getattr(args, flag)} is not positive.")

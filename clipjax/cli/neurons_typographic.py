@@ -57,8 +57,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             raise UsageError(f"--{flag} {getattr(args, flag)}: wanted 1 or more.")
     if args.seed < 0:
         raise UsageError(f"--seed {args.seed}: wanted 0 or more.")
-    from clipjax.core.files import replaced
-    from clipjax.core.metrics import strict_json
+    from clipjax.core.metrics import write_json
     from clipjax.data.resize import EvaluationTransform
     from clipjax.data.writers import make_folder
     from clipjax.inference.load import load
@@ -84,8 +83,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         **found.as_json(),
     }
     path = Path(args.out) / "typographic.json"
-    with replaced(path) as file:
-        file.write(strict_json(figures, indent=1).encode() + b"\n")
+    write_json(path, figures)
     print(table(found))
     print(f"\n{path}")
     return figures

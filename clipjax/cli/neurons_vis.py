@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError("clipjax neurons vis: name units, or give the --scan that found them.")
     if args.judge and not args.scan:
         raise UsageError("--judge: needs --scan, which says what each picture ought to show.")
+    from clipjax.core.metrics import write_json
     from clipjax.inference.load import load
     from clipjax.interpret.spaces import UnitName
     from clipjax.interpret.visualise import VisualiseConfig, visualise
@@ -105,7 +106,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     if args.judge:
         figures["judge"] = _judged(args, load(args.judge), drawn, found)
-    _write_record(out, figures)
+    write_json(out / RECORD, figures)
     print(f"{out}: {len(drawn):,} pictures, {SHEET} shows all")
     return figures
 
@@ -193,11 +194,3 @@ def _tell(result: "Judgement", count: int) -> None:
     print(f"taken by the judge for their unit's concept ({count} pictures):")
     for name, line in times.items():
         print(f"  {name:15} {line}")
-
-
-def _write_record(out: Path, figures: Mapping[str, Any]) -> None:
-    from clipjax.core.files import replaced
-    from clipjax.core.metrics import strict_json
-
-    with replaced(out / RECORD) as file:
-        file.write((strict_json(figures) + "\n").encode())

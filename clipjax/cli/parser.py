@@ -89,6 +89,38 @@ def _names(action: argparse.Action) -> list[str]:
     ]
 
 
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds --model, --preset and --step, which say what `clipjax.inference.load` loads."""
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="--workdir of a run, hf:ORG/NAME, folder, file of weights or preset",
+    )
+    parser.add_argument("--preset", metavar="NAME", help="which model a file of weights is")
+    parser.add_argument(
+        "--step", type=int, metavar="N", help="checkpoint of a run; the newest by default"
+    )
+
+
+def add_seeds_flag(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """Adds --seeds, whole numbers; 0, 1 and 2 by default."""
+    parser.add_argument(
+        "--seeds",
+        default="0,1,2",
+        type=_whole_numbers,
+        metavar="N[,N...]",
+        help=f"{meaning} (default: %(default)s)",
+    )
+
+
+def _whole_numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--seeds {text}: wanted whole numbers, e.g. 0,1,2.") from None
+
+
 def simulate_devices(count: int) -> None:
     """Gives JAX so many devices on the CPU; before it is first used."""
     flag = f"--xla_force_host_platform_device_count={count}"

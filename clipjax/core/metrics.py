@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from clipjax.config import LogConfig, UserError
+from clipjax.core.files import replaced
 
 
 def strict_json(value: Any, indent: int | None = None) -> str:
@@ -21,6 +22,12 @@ def strict_json(value: Any, indent: int | None = None) -> str:
     '{"loss": "nan", "steps": [1, 2.5]}'
     """
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes strict JSON into a file that is whole or not there."""
+    with replaced(path) as file:
+        file.write((strict_json(value, indent=1) + "\n").encode())
 
 
 def _finite(value: Any) -> Any:

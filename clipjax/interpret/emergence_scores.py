@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from clipjax.evals.geometry import modality_gap
+from clipjax.interpret.controls import random_rotation
 from clipjax.interpret.facets import FacetRows
 from clipjax.interpret.statistics.conjunction import (
     FLOOR,
@@ -107,7 +108,7 @@ def space_scores(
         bimodal = (share >= _BIMODAL[0]) & (share <= _BIMODAL[1])
         out["bimodal_share"] = float(bimodal.mean())
     out["live_axes"] = float(used.sum())
-    rotation = random_rotation(a.shape[1], seed)
+    rotation = random_rotation(a.shape[1], seed=seed)
     for name, turned in (("", None), ("_rotated", rotation)):
         ratio = cross_modal_ratio(first, second, turned)
         if np.isfinite(ratio).any():
@@ -144,12 +145,6 @@ def cross_modal_ratio(
     alone = np.setdiff1d(np.arange(len(b)), theirs)
     sums.update_second(b[alone], right_labels[alone])
     return sums.result().ratio
-
-
-def random_rotation(size: int, seed: int) -> Float[np.ndarray, "size size"]:
-    """Returns an orthogonal matrix, uniform among all of them."""
-    q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=(size, size)))
-    return q * np.sign(np.diag(r))
 
 
 def reading_accuracy(

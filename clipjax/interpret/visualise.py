@@ -14,6 +14,7 @@ from jaxtyping import Array, Complex, Float, Key, UInt8
 from clipjax.config import DualEncoderConfig, UserError
 from clipjax.core.progress import Progress
 from clipjax.inference.load import Model
+from clipjax.interpret.model_units import check_units
 from clipjax.models import tapped, unit_paths, with_params
 
 Pictures = UInt8[np.ndarray, "units side side 3"]
@@ -113,7 +114,9 @@ def visualise(
     Raises:
         UserError: if there is no such path or unit, or a picture cannot drive it.
     """
-    _check_units(model, path, units)
+    check_units(model.config, path, units)
+    if path.startswith("text/"):
+        raise UserError(f"{path}: no picture drives a unit of the text tower.")
     size, side = config.batch_size, model.config.image.image_size
     if amplitudes is None:
         amplitudes = natural_amplitudes(side)
@@ -163,17 +166,6 @@ def amplitudes_of(
     grey = pictures.mean(axis=3) / 255
     spectra = np.abs(np.fft.rfft2(grey - grey.mean(axis=(1, 2), keepdims=True)))
     return spectra.mean(axis=0)
-
-
-def _check_units(model: Model, path: str, units: Sequence[int]) -> None:
-    width = unit_paths(model.config, [path]).get(path)
-    if width is None:
-        raise UserError(f"{path!r} is a pattern: name one path of units.")
-    if path.startswith("text/"):
-        raise UserError(f"{path}: no picture drives a unit of the text tower.")
-    wrong = [unit for unit in units if not 0 <= unit < width]
-    if wrong:
-        raise UserError(f"{path} has units 0 to {width - 1}, not {wrong[0]}.")
 
 
 def _ascent(config: DualEncoderConfig, path: str, how: VisualiseConfig, side: int) -> Any:

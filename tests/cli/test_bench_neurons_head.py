@@ -1,6 +1,5 @@
 """The benchmark of heads, but for the training: what it trains, how curves and bars are read."""
 
-import argparse
 import json
 
 import pytest
@@ -9,13 +8,14 @@ from clipjax.cli.bench_neurons_head import (
     CURVES,
     DENSE_BAR,
     SPARSE_BAR,
+    configure,
     model_config,
     passes,
     rises,
-    run,
     table,
 )
 from clipjax.cli.configs import load_config
+from clipjax.cli.parser import Parser
 from clipjax.config import UsageError
 
 
@@ -74,4 +74,6 @@ def test_bars(model, ratio, passed):
 
 def test_seeds_are_numbers():
     with pytest.raises(UsageError, match="--seeds a,b: wanted whole numbers"):
-        run(argparse.Namespace(seeds="a,b"))
+        parser = Parser()
+        configure(parser)
+        parser.parse_args(["--seeds", "a,b"])

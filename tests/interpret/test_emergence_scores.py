@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clipjax.interpret.controls import random_rotation
 from clipjax.interpret.emergence_scores import (
     both_signs,
     cross_modal_ratio,
     curves,
-    random_rotation,
     reading_accuracy,
     space_scores,
     unit_counts,
@@ -168,10 +168,10 @@ def test_axes_of_concepts_are_told_from_their_rotation():
 
 
 def test_a_rotation_keeps_lengths_and_is_a_function_of_its_seed():
-    turn = random_rotation(9, 1)
+    turn = random_rotation(9, seed=1)
     np.testing.assert_allclose(turn @ turn.T, np.eye(9), atol=1e-12)
-    np.testing.assert_array_equal(turn, random_rotation(9, 1))
-    assert not np.allclose(turn, random_rotation(9, 2))
+    np.testing.assert_array_equal(turn, random_rotation(9, seed=1))
+    assert not np.allclose(turn, random_rotation(9, seed=2))
 
 
 def test_reading_by_hand():
