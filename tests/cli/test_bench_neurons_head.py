@@ -73,7 +73,7 @@ def test_bars(model, ratio, passed):
 
 
 def test_seeds_are_numbers():
+    parser = Parser()
+    configure(parser)
     with pytest.raises(UsageError, match="--seeds a,b: wanted whole numbers"):
-        parser = Parser()
-        configure(parser)
         parser.parse_args(["--seeds", "a,b"])
