@@ -85,11 +85,14 @@ def faked(monkeypatch, photographs):
 
     monkeypatch.setattr(bench_evaluate, "Worker", FakeWorker)
     monkeypatch.setattr(bench_evaluate, "take_turns", take_turns)
-    monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda _: importlib.machinery.ModuleSpec("open_clip", None, origin="somewhere/__init__.py"),
-    )
+    find = importlib.util.find_spec
+    rival = importlib.machinery.ModuleSpec("open_clip", None, origin="somewhere/__init__.py")
+
+    def find_rivals(name):
+        # Whether there are other photographs is asked in the same way.
+        return find(name) if name in ("skimage", "sklearn") else rival
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_rivals)
 
 
 def test_the_ratio_is_the_median_of_the_rounds(faked, capsys):
