@@ -1,7 +1,9 @@
 """Measures what the multimodal-neuron lab finds, and how fast.
 
 clipjax bench neurons world --seeds 0,1,2 --json world.json
+clipjax bench neurons replication --seeds 0,1,2
 clipjax bench neurons ablation --json -
+clipjax bench neurons vis --seeds 0,1,2
 clipjax bench neurons selftest
 clipjax bench neurons head --seeds 0,1,2
 clipjax bench neurons sae --seeds 0,1,2 --json sae.json
@@ -22,9 +24,17 @@ COMMANDS = {
         "clipjax.cli.bench_neurons_world",
         "models trained on the world of emoji: zero-shot, reading, hijacking, units; controls",
     ),
+    "replication": (
+        "clipjax.cli.bench_neurons_replication",
+        "units of the shared space that two halves of the emoji agree on; controls, curves",
+    ),
     "ablation": (
         "clipjax.cli.bench_neurons_ablation",
         "what found units do for their concepts, beside other units",
+    ),
+    "vis": (
+        "clipjax.cli.bench_neurons_vis",
+        "pictures that drive found units, judged by a model that was trained by itself",
     ),
     "selftest": (
         "clipjax.cli.bench_neurons_planted",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from clipjax.inference.load import Model
 
 WIDTH = 192
-STEPS = 1400
+STEPS, BATCH = 1400, 128
 ROTATIONS = 3
 LOOKS = 6
 SPARSE_BAR, DENSE_BAR = 1.8, 0.1
@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
     parser.add_argument(
         "--config",
-        default=RECIPE,
+        default=f"{RECIPE}:captions",
         metavar="FILE",
         help="recipe, but for its towers (default: %(default)s)",
     )
@@ -122,6 +122,7 @@ def model_config(
             base.data,
             root=str(folder / "world"),
             shards=WITHOUT_WORDS,
+            global_batch_size=BATCH,
             shuffle_seed=seed,
             shuffled_captions=name == "shuffled",
         ),
@@ -211,11 +212,12 @@ def _ranks(photos: Any, captions: Any) -> Any:
     return (similarity > np.diag(similarity)[:, None]).sum(axis=1)
 
 
-def rises(workdir: Path) -> dict[str, float | None]:
+def rises(workdir: Path, curves: Sequence[str] = CURVES) -> dict[str, float | None]:
     """Returns the Spearman correlation of curves with the steps, None of a flat one.
 
     Args:
         workdir: of a run that looked at its units.
+        curves: names of `clipjax.interpret.emergence`, without `neurons/`.
     """
     import numpy as np
 
@@ -223,7 +225,7 @@ def rises(workdir: Path) -> dict[str, float | None]:
 
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     out: dict[str, float | None] = {}
-    for name in CURVES:
+    for name in curves:
         key = f"neurons/{name}"
         points = [(line["step"], line[key]) for line in lines if key in line and line["step"]]
         flat = len({value for _, value in points}) < 2

@@ -22,7 +22,7 @@ from clipjax.config.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-RECIPE = "configs/emoji_neurons.py"
+RECIPE = "configs/emoji_neurons.py:captions"
 LEAST_BIMODAL, LEAST_RATIO, MOST_COST = 0.60, 2.0, 0.05
 MASK = 0.2
 

@@ -3,7 +3,8 @@
 clipjax bench neurons world --seeds 0,1,2 --json world.json
 
 For every seed one model sees words and one, the control, trains as many steps without. Of each:
-zero-shot of emoji that it never saw, reading of pictures of words that it never saw, hijacking by a
+zero-shot of emoji that it never saw (balanced: the mean over concepts, of which faces are a fourth
+of the emoji), reading of pictures of words that it never saw, hijacking by a
 wrong word less that by its scrambled letters, and strict units: those of one layer whose AUROC is
 above 0.8 for one concept as a picture, as edges and as a written word. ! marks what misses a bar.
 """
@@ -75,7 +76,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def train_world(
-    config: "TrainConfig", folder: Path, *, seed: int = 0, words: bool = True
+    config: "TrainConfig",
+    folder: Path,
+    *,
+    seed: int = 0,
+    words: bool = True,
+    shuffled: bool = False,
 ) -> tuple[Path, dict[str, Any]]:
     """Writes the world and trains a model of it; returns the folder of the run and its figures.
 
@@ -84,6 +90,7 @@ def train_world(
         folder: for data and model; what is there already is not made again.
         seed: of parameters, order and augmentation.
         words: whether pictures of words are trained on.
+        shuffled: whether each picture comes with the caption of another one.
     """
     from clipjax.core.distributed import Cluster, joined
     from clipjax.data.world_shards import make_emoji_world
@@ -92,8 +99,15 @@ def train_world(
     root = folder / "world"
     make_emoji_world(root)
     shards = config.data.shards if words else WITHOUT_WORDS
-    data = dataclasses.replace(config.data, root=str(root), shards=shards, shuffle_seed=seed)
-    workdir = folder / f"{'words' if words else 'no-words'}-{seed}"
+    data = dataclasses.replace(
+        config.data,
+        root=str(root),
+        shards=shards,
+        shuffle_seed=seed,
+        shuffled_captions=shuffled,
+    )
+    name = "shuffled" if shuffled else "words" if words else "no-words"
+    workdir = folder / f"{name}-{seed}"
     with joined(Cluster()) as lifeline:
         figures = train(dataclasses.replace(config, data=data, seed=seed), workdir, lifeline)
     return workdir, figures
@@ -118,10 +132,12 @@ def judge(model: "Model", units: str, pool: str) -> dict[str, Any]:
     attacked = run_typographic(
         model.encoder.bind(model.params), world_scene(world), EvaluationTransform.of(model.config)
     )
-    right = named(model.similarity(world.photo, names), world.labels)
+    similarity = model.similarity(world.photo, names)
+    right = named(similarity, world.labels)
     found = world_units(model, world, units, pool=pool)
     return {
         "zero_shot": float(right[world.held_out].mean()),
+        "balanced": balanced(similarity[world.held_out], world.labels[world.held_out]),
         "trained": float(right[~world.held_out].mean()),
         "hijack": attacked.hijack.value,
         "hijack_interval": [attacked.hijack.low, attacked.hijack.high],
@@ -146,10 +162,23 @@ def named(similarity: "np.ndarray", labels: "np.ndarray") -> "np.ndarray":
     >>> named(np.array([[0.9, 0.3, 0.5]]), np.array([[True, True, False]])).tolist()
     [0.5]
     """
+    return _hits(similarity, labels).sum(axis=1) / labels.sum(axis=1)
+
+
+def balanced(similarity: "np.ndarray", labels: "np.ndarray") -> float:
+    """Returns the mean over concepts of how often their pictures are named so, as `named` asks.
+
+    Args:
+        similarity: float [pictures, concepts].
+        labels: bool [pictures, concepts], at least one picture of each concept.
+    """
+    return float((_hits(similarity, labels).sum(axis=0) / labels.sum(axis=0)).mean())
+
+
+def _hits(similarity: "np.ndarray", labels: "np.ndarray") -> "np.ndarray":
     wrong = similarity.copy()
     wrong[labels] = -1  # cosines are not below
-    hits = (similarity > wrong.max(axis=1, keepdims=True)) & labels
-    return hits.sum(axis=1) / labels.sum(axis=1)
+    return (similarity > wrong.max(axis=1, keepdims=True)) & labels
 
 
 def _row(
@@ -184,7 +213,7 @@ def _missed(row: dict[str, Any]) -> list[str]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Returns the figures as lines, with the bars above and what misses one marked."""
-    columns = ("zero_shot", "reading", "hijack", "units", "concepts")
+    columns = ("zero_shot", "balanced", "reading", "hijack", "units", "concepts")
     lines = [f"{'model':<14}" + "".join(f"{name:>12}" for name in columns) + f"{'seconds':>10}"]
     for title, bars in (("bar", BARS), ("bar, no words", CONTROL_BARS)):
         told = ["".join(map(str, bars[name])) if name in bars else "" for name in columns]

@@ -19,7 +19,7 @@ COMMANDS: Commands = {
     ),
     "emoji-world": (
         "clipjax.cli.data_emoji_world",
-        "222 small emoji with their edges, and 24 written words; needs no font",
+        "458 small emoji with their edges, and 24 written words; needs no font",
         False,
     ),
     "photos": (

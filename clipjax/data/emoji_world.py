@@ -1,8 +1,8 @@
-"""Two hundred emoji and 24 words of them, which come with the package: no font is needed.
+"""Some 450 emoji and 24 words of them, which come with the package: no font is needed.
 
 Each emoji has a colour picture, a map of its edges and captions; it belongs to some of 24 concepts,
 and each concept has its word, written in several places and sizes, and the same letters scrambled.
-Small enough to train a model on in a minute and to look for neurons that see, read and understand
+Small enough to train a model on in minutes and to look for neurons that see, read and understand
 one thing. It proves that machinery works, and nothing about models of the web.
 
 Colour pictures: Noto Color Emoji (SIL OFL 1.1), colours rounded to 32 levels a channel. Edges:
@@ -37,8 +37,8 @@ class EmojiWorld:
     Attributes:
         stimuli: ids, as `make_stimuli` has them: "1F431".
         captions: of each stimulus, the name first, then the name with keywords.
-        held_out: true where a stimulus is to be kept from training, at least two of
-            each concept.
+        held_out: true where a stimulus is to be kept from training, a fifth of each concept and
+            at least two.
         labels: whether a stimulus belongs to a concept.
         concepts: in the order of the columns of `labels`. Stimuli of the facets word and scrambled
             are concepts: ids "word:cat".
@@ -47,6 +47,7 @@ class EmojiWorld:
         words: where ink is in pictures of each concept's word, 255 where it covers all.
         scrambled: the same of the same letters in another order.
         scrambled_words: that order, of each concept's word.
+        trained_words: as `words`, in other places and sizes, to train on.
     """
 
     stimuli: tuple[str, ...]
@@ -59,6 +60,7 @@ class EmojiWorld:
     words: UInt8[np.ndarray, "concepts views 32 32"]
     scrambled: UInt8[np.ndarray, "concepts views 32 32"]
     scrambled_words: tuple[str, ...]
+    trained_words: UInt8[np.ndarray, "concepts trained_views 32 32"]
 
     @property
     def edge_pictures(self) -> UInt8[np.ndarray, "stimuli 32 32 3"]:
@@ -107,6 +109,7 @@ def load_emoji_world() -> EmojiWorld:
         words=_locked(from_levels(stored["words"], GREY_LEVELS)),
         scrambled=_locked(from_levels(stored["scrambled"], GREY_LEVELS)),
         scrambled_words=tuple(map(str, stored["scrambled_words"])),
+        trained_words=_locked(from_levels(stored["trained_words"], GREY_LEVELS)),
     )
 
 

@@ -18,7 +18,6 @@ WORD_FONTS = ("DejaVuSans.ttf",)
 _MEASURED_PIXELS = 100  # size at which lines are measured
 _FILLED = 0.92  # of the square, by the largest words
 _TALLEST = 0.45  # of the square: the size of the letters
-_SMALLEST = 0.6  # of the largest size that fits
 _SMALLEST_PIXELS = 5
 _CONTRAST = 0.4  # of luminance, which runs from 0 to 1
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
@@ -38,12 +37,22 @@ class WordPainter:
         roots: folders to search for the font.
         size: side of the square pictures in pixels.
         seed: of all random choices.
+        smallest: size of letters, as a share of the largest that fits.
+        spread: how much of the free room words are spread over, about the middle; 0 to 1.
 
     Raises:
         UserError: if there is no font.
     """
 
-    def __init__(self, roots: Sequence[str], size: int, seed: int):
+    def __init__(
+        self,
+        roots: Sequence[str],
+        size: int,
+        seed: int,
+        *,
+        smallest: float = 0.6,
+        spread: float = 1.0,
+    ):
         path = next(find_fonts(roots, WORD_FONTS), None)
         if path is None:
             raise UserError(
@@ -51,6 +60,7 @@ class WordPainter:
                 "in fc-list. Install it: apt-get install fonts-dejavu-core."
             )
         self._size, self._seed = size, seed
+        self._smallest, self._spread = smallest, spread
         self._font = functools.cache(lambda pixels: ImageFont.truetype(path, pixels))
 
     def draw(self, texts: Sequence[str], key: str) -> list[Image.Image]:
@@ -72,14 +82,17 @@ class WordPainter:
         split = [text.split() for text in texts]
         layout = self._layout(split)
         largest = min(layout.pixels, _TALLEST * self._size)
-        pixels = max(int(largest * (_SMALLEST + (1 - _SMALLEST) * draws[0])), _SMALLEST_PIXELS)
+        pixels = max(
+            int(largest * (self._smallest + (1 - self._smallest) * draws[0])), _SMALLEST_PIXELS
+        )
         font = self._font(pixels)
         blocks = ["\n".join(" ".join(words[line]) for line in layout.lines) for words in split]
         boxes = [_box(font, block) for block in blocks]
         # One place for all, at which the widest fits.
         width, height = (max(box[i + 2] - box[i] for box in boxes) for i in (0, 1))
-        left = draws[1] * max(self._size - width, 0)
-        top = draws[2] * max(self._size - height, 0)
+        along, down = 0.5 + self._spread * (draws[1:] - 0.5)
+        left = along * max(self._size - width, 0)
+        top = down * max(self._size - height, 0)
         masks = []
         for block, box in zip(blocks, boxes, strict=True):
             mask = Image.new("L", (self._size, self._size))

@@ -10,14 +10,13 @@ from PIL import Image
 from clipjax.config.errors import UsageError
 from clipjax.data.concepts import rarest_concept
 from clipjax.data.emoji_world import EmojiWorld, load_emoji_world
-from clipjax.data.ink import Picture, moved, plate_of, written
+from clipjax.data.ink import Picture, plate_of, written
 from clipjax.data.keyed import uniforms
 from clipjax.data.word_pictures import contrasting
 from clipjax.data.writers import DatasetFolder, Sample, write_shards
 
 SPLITS = ("photo", "edges", "word", "held_out", "reading")
-HELD_OUT_VIEWS = 2  # of the pictures of each word
-COPIES = {"photo": 6, "edges": 6, "word": 18}  # of a stimulus, and of a view of a word
+COPIES = {"stimulus": 6, "word": 4}  # of a picture, and of a view of a word
 
 _READING_COLOURS = 5
 _SMALLEST = 0.65  # side of a copy
@@ -28,9 +27,9 @@ def make_emoji_world(out: str | os.PathLike[str], *, seed: int = 0) -> dict[str,
     """Writes `EmojiWorld` under `out`, copies of it that differ in place, size and colours.
 
     `photo` and `edges` have the stimuli that are not held out, as they are and five times smaller,
-    elsewhere or mirrored. `word` has six views of each word at other places, in other colours, on
+    elsewhere or mirrored. `word` has the trained views of each word in four pairs of colours, on
     paper that fills the picture or on a plate. `held_out` has the other stimuli, `reading` the
-    other two views of each word in five pairs of colours; they come as they are.
+    other views of each word in five pairs of colours; they come as they are.
 
     Args:
         out: the folder to write; if it is complete already, nothing is made.
@@ -66,11 +65,11 @@ def make_emoji_world(out: str | os.PathLike[str], *, seed: int = 0) -> dict[str,
 
 def _pictures(world: EmojiWorld, split: str, seed: int) -> Iterator[Sample]:
     pictures = world.photo if split == "photo" else world.edge_pictures
-    for copy in range(COPIES[split]):
+    for copy in range(COPIES["stimulus"]):
         for row in np.flatnonzero(~world.held_out).tolist():
             picture = pictures[row]
             if copy:
-                draws = uniforms(seed, row * COPIES[split] + copy, _PLACES, 4)
+                draws = uniforms(seed, row * COPIES["stimulus"] + copy, _PLACES, 4)
                 picture = _placed(picture, draws)
             yield _sample(world, row, picture)
 
@@ -102,30 +101,30 @@ def _placed(picture: Picture, draws: np.ndarray) -> Picture:
 
 
 def _words(world: EmojiWorld, seed: int) -> Iterator[Sample]:
-    """Yields words at places of their own; the plates teach that paper may end."""
-    views, side = world.words.shape[1:3]
+    """Yields words on paper, on plates, and on plates before an emoji, in colours of their own."""
+    seen = np.flatnonzero(~world.held_out)
+    views, side = world.trained_words.shape[1:3]
     for copy in range(COPIES["word"]):
         for number, one in enumerate(world.concepts):
-            for view in range(views - HELD_OUT_VIEWS):
+            for view in range(views):
                 key = (copy * len(world.concepts) + number) * views + view
-                draws = uniforms(seed, key, _WORDS, 12)
-                mask = world.words[number, view]
-                top, left, bottom, right = plate_of([mask], margin=0)
-                room = np.array([side - (bottom - top), side - (right - left)]) + 1
-                mask = moved(mask, *(room * draws[:2]).astype(int).tolist())
-                ink, paper = contrasting(draws[2:5], draws[5:8])
-                blank = np.empty((side, side, 3), np.uint8)
-                blank[...] = paper if draws[11] < 0.5 else 255 * draws[8:11]
-                picture = written(blank, mask, plate_of([mask]), ink, paper)
+                draws = uniforms(seed, key, _WORDS, 11)
+                mask = world.trained_words[number, view]
+                ink, paper = contrasting(draws[:3], draws[3:6])
+                behind = np.empty((side, side, 3), np.uint8)
+                if draws[9] < 0.3:
+                    behind[...] = world.photo[seen[int(draws[10] * len(seen))]]
+                else:
+                    behind[...] = paper if draws[9] < 0.7 else 255 * draws[6:9]
+                picture = written(behind, mask, plate_of([mask]), ink, paper)
                 fields = {"captions": [one.name], "concepts": [one.name], "view": view}
                 yield Sample(picture, one.name, fields, number)
 
 
 def _reading(world: EmojiWorld, seed: int) -> Iterator[Sample]:
-    views = range(world.words.shape[1] - HELD_OUT_VIEWS, world.words.shape[1])
     for colour in range(_READING_COLOURS):
         drawn = world.word_pictures(seed + colour)
         for number, one in enumerate(world.concepts):
-            for view in views:
+            for view in range(world.words.shape[1]):
                 fields = {"captions": [one.name], "concepts": [one.name], "view": view}
                 yield Sample(drawn[number, view], one.name, fields, number)

@@ -1,6 +1,7 @@
 """Units of a model that answer to one concept as a picture, as edges and as a written word."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 
 import jax
@@ -51,9 +52,9 @@ def world_units(
 ) -> WorldUnits:
     """Shows a model all pictures, edges and written words of the world.
 
-    Colours of one written word are averaged, its places and sizes are not: with one row a word a
-    unit that is drawn at random would be above 0.8 for a fifth of them, since one of 24 words is
-    a concept's own.
+    Every picture of a written word is a row, in each place, size and pair of colours: with one row
+    a word a unit that is drawn at random would be above 0.8 for a fifth of them, since one of 24
+    words is a concept's own.
 
     Args:
         model: any.
@@ -65,21 +66,20 @@ def world_units(
     Raises:
         UserError: if the model has no such units.
     """
-    words = np.stack([world.word_pictures(seed) for seed in range(colours)], axis=2)
-    concepts, views = words.shape[:2]
+    words = np.stack([world.word_pictures(seed) for seed in range(colours)], axis=1)
+    written = words[..., 0, 0, 0].shape
     shown = {
         "photo": (world.photo, world.labels),
         "edges": (world.edge_pictures, world.labels),
         "word": (
             words.reshape(-1, *words.shape[-3:]),
-            np.eye(concepts, dtype=bool).repeat(views, axis=0),
+            np.eye(written[0], dtype=bool).repeat(math.prod(written[1:]), axis=0),
         ),
     }
     read = _reader(model, path, pool)
     auroc = {}
     for facet, (pictures, labels) in shown.items():
-        activations = read(pictures).reshape(len(labels), len(pictures) // len(labels), -1)
-        scores = facet_scores(activations.mean(axis=1), labels, min_positives=1, exact_below=0)
+        scores = facet_scores(read(pictures), labels, min_positives=1, exact_below=0)
         auroc[facet] = scores.auroc
     return WorldUnits(auroc=auroc)
 

@@ -20,7 +20,7 @@ from clipjax.config import UsageError
 
 
 def test_models_differ_in_what_is_compared_only(tmp_path):
-    base = load_config("configs/emoji_neurons.py", [])
+    base = load_config("configs/emoji_neurons.py:captions", [])
     dense, sparse, shuffled = (
         model_config(base, tmp_path, name, 1, width=96, steps=60)
         for name in ("linear", "sparse_relu", "shuffled")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipjax.cli.bench_neurons_world import named, table
+from clipjax.cli.bench_neurons_world import balanced, named, table
 from clipjax.cli.main import main
 
 GOOD = {
@@ -15,6 +15,7 @@ GOOD = {
     "words": True,
     "seconds": 70.0,
     "zero_shot": 0.5,
+    "balanced": 0.4,
     "reading": 0.99,
     "hijack": 0.6,
     "units": 50,
@@ -27,8 +28,8 @@ def test_what_misses_a_bar_is_marked():
     control = {**GOOD, "words": False, "hijack": 0.06, "reading": 0.04, "units": 5}
     lines = table([GOOD, low, control]).splitlines()
     assert "!" not in lines[3]
-    assert " ".join(lines[4].split()) == "words 0 0.500 0.990 0.490 ! 39 ! 15 70"
-    assert " ".join(lines[5].split()) == "no words 0 0.500 0.040 0.060 ! 5 15 70"
+    assert " ".join(lines[4].split()) == "words 0 0.500 0.400 0.990 0.490 ! 39 ! 15 70"
+    assert " ".join(lines[5].split()) == "no words 0 0.500 0.400 0.040 0.060 ! 5 15 70"
     assert lines[1].split()[1:] == [">=0.45", ">=0.95", ">=0.5", ">=40", ">=12"]
 
 
@@ -51,6 +52,13 @@ def test_naming_is_a_choice_among_one_right_and_all_wrong_concepts(seed):
     assert named(similarity, labels) == pytest.approx(expected)
 
 
+def test_each_concept_counts_as_much_as_the_others():
+    similarity = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.1], [0.9, 0.3]])
+    labels = np.array([[True, False], [True, False], [True, False], [False, True]])
+    assert balanced(similarity, labels) == 0.5
+    assert named(similarity, labels).mean() == 0.75
+
+
 def test_equal_answers_count_as_wrong():
     """A model that maps everything to one point names nothing."""
     labels = np.eye(3, dtype=bool)
@@ -58,7 +66,8 @@ def test_equal_answers_count_as_wrong():
 
 
 @pytest.mark.slow
-def test_a_run_of_twenty_steps_has_every_figure(tmp_path, config_of_steps):
+def test_a_run_of_few_steps_has_every_figure(tmp_path, config_of_steps, monkeypatch):
+    monkeypatch.setattr("clipjax.data.world_shards.COPIES", {"stimulus": 1, "word": 1})
     path = tmp_path / "figures.json"
     with pytest.raises(SystemExit) as ended:
         main(
@@ -68,7 +77,7 @@ def test_a_run_of_twenty_steps_has_every_figure(tmp_path, config_of_steps):
                     "neurons",
                     "world",
                     "--config",
-                    str(config_of_steps(20)),
+                    str(config_of_steps(5)),
                     "--seeds",
                     "3",
                 ),
@@ -88,7 +97,8 @@ def config_of_steps(tmp_path):
     from clipjax.config import to_json_dict
 
     def write(steps):
-        config = load_config("configs/emoji_neurons.py", [f"--config.num_steps={steps}"])
+        narrow = "--config.model.image.widths=(8,8,8,8,16)"
+        config = load_config("configs/emoji_neurons.py", [f"--config.num_steps={steps}", narrow])
         path = tmp_path / "config.json"
         path.write_text(json.dumps(to_json_dict(config)))
         return path

@@ -79,7 +79,7 @@ def test_typographic_results_and_metrics_are_drawn(tested, tmp_path):
     score = {"value": 0.693, "low": 0.6, "high": 0.7}
     arms = dict.fromkeys(("clean", "scrambled", "incongruent", "congruent"), score)
     scores = dict.fromkeys(("hijack", "drop", "stroop", "covering", "reading"), score)
-    counts = {"stimuli": 222, "trials": 888, "classes": 24}
+    counts = {"stimuli": 458, "trials": 1832, "classes": 24}
     results = {"accuracy": arms, "says_word": arms, **scores, **counts}
     (tested / "typographic.json").write_text(json.dumps(results))
     metrics = tmp_path / "metrics.jsonl"

@@ -56,7 +56,8 @@ CONCEPTS = [
     "sun",
     "tool",
 ]
-EACH, HELD_OUT, VIEWS, SIDE, LARGE = 10, 2, 8, 32, 128
+HELD_OUT, LEAST_HELD_OUT, SIDE, LARGE = 0.2, 2, 32, 128
+SHOWN_VIEWS, TRAINED_VIEWS, DRAWN_VIEWS = 8, 40, 320  # of a word
 LINE = 40  # difference between neighbours, of 255, that is an edge
 
 
@@ -77,12 +78,12 @@ def edge_map(picture):
 
 
 def held_out(chosen):
-    """Returns which emoji are kept from training: of each concept at least two."""
+    """Returns which emoji are kept from training: of each concept a fifth and at least two."""
     out = set()
     for name in sorted(CONCEPTS, key=lambda name: sum(name in keywords(e) for e in chosen)):
         of = [one for one in chosen if name in keywords(one)]
         of.sort(key=lambda one: (one.text not in out, rank(0, "held out", one.text)))
-        out |= {one.text for one in of[:HELD_OUT]}
+        out |= {one.text for one in of[: max(round(HELD_OUT * len(of)), LEAST_HELD_OUT)]}
     return np.array([one.text in out for one in chosen])
 
 
@@ -90,7 +91,7 @@ def build():
     """Returns the arrays of the file, drawn with the fonts of this system."""
     try:
         font = load_colour_font(FONT_ROOTS)
-        painter = WordPainter(FONT_ROOTS, SIDE, 0)
+        painter = WordPainter(FONT_ROOTS, SIDE, 0, smallest=0.9, spread=0.25)
     except UserError as error:
         pytest.skip(str(error))
     if not Path(UNICODE_ROOT, "cldr/common/annotations/en.xml").exists():
@@ -98,34 +99,36 @@ def build():
     emoji = [one for one in read_emoji(Path(UNICODE_ROOT)) if len(bare(one.text)) == 1]
     if not all(any(name in keywords(one) for one in emoji) for name in CONCEPTS):
         pytest.skip("other keywords: apt-get install unicode-data")
-    texts = set()
-    for name in CONCEPTS:
-        of = [one for one in emoji if name in keywords(one)]
-        texts |= {one.text for one in sorted(of, key=lambda e: rank(0, "embedded", e.text))[:EACH]}
-    chosen = [one for one in emoji if one.text in texts]
-    large = [draw_glyph(font, one.text, LARGE) for one in chosen]
     other = [scrambled(name, 0, STOP_WORDS | set(CONCEPTS)) for name in CONCEPTS]
-    masks = [
-        [painter.masks(pair, f"{pair[0]}:{view}") for view in range(VIEWS)]
+    drawn = [
+        [painter.masks(pair, f"{pair[0]}:{view}") for view in range(DRAWN_VIEWS)]
         for pair in zip(CONCEPTS, other, strict=True)
     ]
+    masks = to_levels(np.array([[[np.asarray(m) for m in v] for v in of] for of in drawn]), 8)
+    words, shown = masks[:, :, 0], masks[:, :SHOWN_VIEWS]
+    trained = [
+        [mask for mask in of if not (mask == known[:, 0]).all(axis=(1, 2)).any()][:TRAINED_VIEWS]
+        for of, known in zip(words, shown, strict=True)
+    ]
+    chosen = [one for one in emoji if not keywords(one).isdisjoint(CONCEPTS)]
+    large = [draw_glyph(font, one.text, LARGE) for one in chosen]
+    small = [picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS) for picture in large]
     captions = [
         "\n".join(dict.fromkeys([one.name, ", ".join(dict.fromkeys([one.name, *one.keywords]))]))
         for one in chosen
     ]
-    drawn = np.array([[[np.asarray(m) for m in pair] for pair in views] for views in masks])
-    small = [picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS) for picture in large]
     return {
         "stimuli": np.array(["-".join(f"{ord(m):04X}" for m in bare(e.text)) for e in chosen]),
         "captions": np.array(captions),
-        "concepts": np.array(CONCEPTS),
         "labels": np.array([[name in keywords(one) for name in CONCEPTS] for one in chosen]),
-        "held_out": held_out(chosen),
         "photo": to_levels(np.stack([np.asarray(picture) for picture in small]), PHOTO_LEVELS),
         "edges": to_levels(np.stack([np.asarray(edge_map(p)) for p in large]), GREY_LEVELS),
-        "words": to_levels(drawn[:, :, 0], GREY_LEVELS),
-        "scrambled": to_levels(drawn[:, :, 1], GREY_LEVELS),
+        "concepts": np.array(CONCEPTS),
+        "held_out": held_out(chosen),
+        "words": shown[:, :, 0],
+        "scrambled": shown[:, :, 1],
         "scrambled_words": np.array(other),
+        "trained_words": np.array(trained),
     }
 
 
@@ -145,7 +148,7 @@ def test_the_file_can_be_made_again():
 
 
 def test_the_file_stays_small():
-    assert PATH.stat().st_size < 300_000
+    assert PATH.stat().st_size < 500_000
 
 
 def test_each_concept_has_enough_stimuli_in_both_halves():
@@ -178,6 +181,14 @@ def test_labels_positives_and_captions_agree():
     assert named["1F431"][0] == "cat face"
 
 
+def test_words_to_train_on_are_elsewhere():
+    world = load_emoji_world()
+    shown = {mask.tobytes() for mask in world.words.reshape(-1, 32, 32)}
+    trained = [mask.tobytes() for mask in world.trained_words.reshape(-1, 32, 32)]
+    assert len(trained) == 24 * TRAINED_VIEWS
+    assert not shown & set(trained)
+
+
 def test_pictures_differ_and_edges_are_dark_lines_on_white():
     world = load_emoji_world()
     for pictures in (world.photo, world.edges):
@@ -194,7 +205,7 @@ def test_pictures_differ_and_edges_are_dark_lines_on_white():
 
 def test_words_and_their_scrambled_letters_have_as_much_ink_at_the_same_place():
     world = load_emoji_world()
-    assert world.words.shape == world.scrambled.shape == (24, VIEWS, 32, 32)
+    assert world.words.shape == world.scrambled.shape == (24, SHOWN_VIEWS, 32, 32)
     assert (world.words != world.scrambled).any(axis=(2, 3)).all()
     ink = [masks.sum(axis=(2, 3), dtype=float) for masks in (world.words, world.scrambled)]
     assert np.abs(ink[0] / ink[1] - 1).mean() < 0.06

@@ -14,9 +14,9 @@ from clipjax.config.errors import UsageError, UserError
 from clipjax.data import world_shards as module
 from clipjax.data.emoji_world import load_emoji_world
 from clipjax.data.ink import centred, moved, plate_of
-from clipjax.data.world_shards import HELD_OUT_VIEWS, SPLITS, make_emoji_world
+from clipjax.data.world_shards import SPLITS, make_emoji_world
 
-COPIES = {"photo": 2, "edges": 3, "word": 4}
+COPIES = {"stimulus": 2, "word": 2}
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +47,13 @@ def read(folder):
 
 def test_counts(made, pairs):
     world = load_emoji_world()
-    views = world.words.shape[1]
-    trained, concepts = int((~world.held_out).sum()), len(world.concepts)
+    trained = int((~world.held_out).sum())
     assert made[1]["splits"] == {
-        "photo": COPIES["photo"] * trained,
-        "edges": COPIES["edges"] * trained,
-        "word": COPIES["word"] * concepts * (views - HELD_OUT_VIEWS),
+        "photo": COPIES["stimulus"] * trained,
+        "edges": COPIES["stimulus"] * trained,
+        "word": COPIES["word"] * world.trained_words[..., 0, 0].size,
         "held_out": int(world.held_out.sum()),
-        "reading": 5 * concepts * HELD_OUT_VIEWS,
+        "reading": 5 * world.words[..., 0, 0].size,
     }
     assert {split: len(of) for split, of in pairs.items()} == made[1]["splits"]
     assert json.loads((made[0] / "dataset.json").read_text()) == made[1]
@@ -71,13 +70,11 @@ def test_no_picture_of_a_held_out_stimulus_is_trained_on(pairs):
     assert not seen & {one["pixels"].tobytes() for one in pairs["held_out"] + pairs["reading"]}
 
 
-def test_no_place_of_a_word_to_be_read_is_trained_on(pairs):
-    views = {split: {one["view"] for one in pairs[split]} for split in ("word", "reading")}
-    assert not views["word"] & views["reading"]
-    assert len(views["reading"]) == HELD_OUT_VIEWS
-    assert sorted(views["word"] | views["reading"]) == list(
-        range(load_emoji_world().words.shape[1])
-    )
+def test_all_views_of_a_word_are_shown(pairs):
+    world = load_emoji_world()
+    for split, masks in (("word", world.trained_words), ("reading", world.words)):
+        views = {(one["label"], one["view"]) for one in pairs[split]}
+        assert views == set(np.ndindex(masks.shape[:2]))
 
 
 def test_the_first_copies_are_the_world(pairs):
@@ -125,12 +122,15 @@ def test_words_are_named_by_what_is_written(pairs):
     """Somewhere the word's mask mixes one ink and one paper to what is there."""
     world = load_emoji_world()
     names = [one.name for one in world.concepts]
-    for one in pairs["word"] + pairs["reading"]:
+    shown = [(one, world.trained_words) for one in pairs["word"]]
+    for one, masks in shown + [(one, world.words) for one in pairs["reading"]]:
         assert one["captions"] == [one["text"]] == [names[one["label"]]]
-        mask = world.words[one["label"], one["view"]]
+        mask = masks[one["label"], one["view"]]
         top, left, bottom, right = plate_of([mask], margin=0)
         share = mask[top:bottom, left:right, None] / 255
         bare = share[..., 0] == 0
+        if not bare.any():
+            continue  # tiny letters leave no paper between them
         windows = sliding_window_view(one["pixels"], (*bare.shape, 3))[:, :, 0]
         paper = windows[:, :, bare]
         plain = np.argwhere((paper == paper[:, :, :1]).all(axis=(2, 3)))
@@ -185,4 +185,4 @@ def test_the_command_says_what_it_wrote(made, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["data", "emoji-world", "--out", str(tmp_path / "out")])
     assert not ended.value.code
-    assert "photo 362, edges 543, word 576, held_out 41, reading 240" in capsys.readouterr().out
+    assert "photo 736, edges 736, word 1,920, held_out 90, reading 960" in capsys.readouterr().out

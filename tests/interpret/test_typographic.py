@@ -392,7 +392,7 @@ def test_the_command_writes_what_it_prints(trained, tmp_path, capsys):
     said = capsys.readouterr().out
     assert not code
     found = json.loads((out / "typographic.json").read_text())
-    assert (found["stimuli"], found["trials"], found["classes"]) == (222, 222, 24)
+    assert (found["stimuli"], found["trials"], found["classes"]) == (458, 458, 24)
     for name in ("hijack", "drop", "stroop", "covering", "reading"):
         assert f"\n{name:<12}  {found[name]['value']:.3f} (" in said
         assert found[name]["low"] <= found[name]["value"] <= found[name]["high"]

@@ -1,0 +1,118 @@
+"""Trains models on names of emoji too, and counts the units of the shared space that hold up.
+
+clipjax bench neurons replication --seeds 0,1,2 --json replication.json
+
+For every seed one model learns and one, the control, trains as many steps on captions that belong
+to other pictures; a third is not trained at all. Of each: pairs of an axis of the shared embedding,
+up or down, and a concept that are found in all facets (pictures, edges, captions) in one half of
+the emoji and confirmed in the other. They are counted six times while the models train, too. The
+bars: 20 such pairs, none in either control, and above 0.8 for Spearman's correlation of their
+number with the steps.
+"""
+
+import argparse
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipjax.cli.bench_neurons_head import rises
+from clipjax.cli.bench_neurons_world import RECIPE, train_world
+from clipjax.cli.parser import add_seeds_flag
+from clipjax.cli.text_table import text_table
+
+if TYPE_CHECKING:
+    from clipjax.config import TrainConfig
+    from clipjax.inference.load import Model
+
+CONFIG = f"{RECIPE}:captions"
+UNITS = "shared/embed"
+FACETS = ("photo", "edges", "caption")
+LEAST_PAIRS = 20
+LEAST_RISE = 0.8
+CURVE = "replicated_pairs"
+
+_LOOKS = 6
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags."""
+    parser.add_argument(
+        "--config", default=CONFIG, metavar="FILE[:ARGUMENT]", help="recipe (default: %(default)s)"
+    )
+    add_seeds_flag(parser, "of models")
+    parser.add_argument(
+        "--dir", metavar="DIR", help="keeps data and models here (default: a temporary folder)"
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Trains, scans, tests, prints the table and returns the figures.
+
+    Raises:
+        UserError: if the recipe cannot be read or trained.
+    """
+    from clipjax.cli.configs import load_config
+
+    config = load_config(args.config, [])
+    looks = dataclasses.replace(
+        config.neurons, every_steps=max(1, config.num_steps // _LOOKS), units=(UNITS,)
+    )
+    config = dataclasses.replace(config, neurons=looks)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(args.dir or temporary)
+        rows = [row for seed in args.seeds for row in _rows(config, folder, seed)]
+    figures: dict[str, Any] = {"config": args.config, "units": UNITS, "models": rows}
+    figures["passed"] = all(row["passed"] for row in rows)
+    print(_table(rows))
+    return figures
+
+
+def _rows(config: "TrainConfig", folder: Path, seed: int) -> list[dict[str, Any]]:
+    from clipjax.inference.load import load
+    from clipjax.interpret.fresh import fresh
+
+    models: dict[str, Model] = {}
+    rise: dict[str, float | None] = {"untrained": None}
+    for name, shuffled in (("trained", False), ("shuffled", True)):
+        workdir, _ = train_world(config, folder, seed=seed, shuffled=shuffled)
+        models[name], rise[name] = load(workdir), rises(workdir, (CURVE,))[CURVE]
+    models["untrained"] = fresh(models["trained"], seed)
+    rows = []
+    for name, model in models.items():
+        row = {"seed": seed, "model": name, **_found(model, folder / f"scan-{name}-{seed}")}
+        row["rise"] = rise[name]
+        row["passed"] = (
+            row["replicated_pairs"] >= LEAST_PAIRS and (row["rise"] or 0.0) > LEAST_RISE
+            if name == "trained"
+            else not row["replicated_pairs"]
+        )
+        rows.append(row)
+    return rows
+
+
+def _found(model: "Model", out: Path) -> dict[str, Any]:
+    from clipjax.interpret.detect import detect
+    from clipjax.interpret.detect_settings import DetectSettings
+    from clipjax.interpret.scanning import scan
+    from clipjax.interpret.stimuli import EMOJI_WORLD, open_stimuli
+
+    stimuli = open_stimuli(EMOJI_WORLD, model.config, tokenizer=model.tokenizer, facets=FACETS)
+    made = scan(model, stimuli, out=out, units=(UNITS,))
+    space = detect(made, DetectSettings(), controls=False).content["spaces"][0]
+    names = ("pairs", "replicated_pairs", "replicated_units", "replicated_concepts")
+    return {name: space[name] for name in names}
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    head = ("model", "pairs", "replicated", "axes", "concepts", "rise")
+    lines = []
+    for row in rows:
+        told = [f"{row['model']} {row['seed']}{'' if row['passed'] else ' !'}"]
+        told += [
+            str(row[name])
+            for name in ("pairs", "replicated_pairs", "replicated_units", "replicated_concepts")
+        ]
+        told.append("-" if row["rise"] is None else f"{row['rise']:.2f}")
+        lines.append(tuple(told))
+    return text_table(head, lines)
