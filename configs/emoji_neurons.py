@@ -1,11 +1,11 @@
 """Emoji, their edges and written words with a small ConvNet: a model to look for neurons in.
 
 Data: `clipjax data emoji-world --out data/emoji-world`, from pictures that come with the package.
-The layer to look at is image/stages/4/blocks/0/act, 256 units behind a ReLU that see the whole
-picture. Captions are the 24 words alone; with `configs/emoji_neurons.py:captions` names and
-keywords of the emoji too. Controls train as many steps: --config.data.shards='photo/*.tar
-edges/*.tar' without words, --config.data.shuffled_captions=True with nothing to learn, and other
---config.seed.
+The layer to look at is image/hidden/mlp_act, 256 units behind a ReLU that see the whole picture,
+and all that the embedding is computed from. Captions are the 24 words alone; with
+`configs/emoji_neurons.py:captions` names and keywords of the emoji too. Controls train as many
+steps: --config.data.shards='photo/*.tar edges/*.tar' without words,
+--config.data.shuffled_captions=True with nothing to learn, and other --config.seed.
 """
 
 import ml_collections
@@ -34,10 +34,13 @@ def get_config(captions: str = "words") -> ml_collections.ConfigDict:
     names = {"classnames": "classnames.txt", "templates": "templates.txt"}
     return to_config_dict(
         TrainConfig(
-            num_steps=3600,
+            num_steps=4500,
             model=DualEncoderConfig(
                 image=ConvNetConfig(
-                    widths=(16, 32, 64, 128, 256), depths=(0, 1, 1, 0, 1), activation="relu"
+                    widths=(16, 32, 64, 128, 256),
+                    depths=(0, 1, 1, 0, 0),
+                    hidden=256,
+                    activation="relu",
                 ),
                 text=TextConfig(
                     vocab_size=320 if captions == "words" else 1000,
@@ -60,7 +63,7 @@ def get_config(captions: str = "words") -> ml_collections.ConfigDict:
             optim=OptimConfig(
                 peak_learning_rate=2.5e-3, warmup_steps=50, weight_decay=0.2, ema_decay=0.98
             ),
-            checkpoint=CheckpointConfig(every_steps=3600),
+            checkpoint=CheckpointConfig(every_steps=4500),
             evals=EvalsConfig(
                 tasks={
                     "held_out": TaskConfig(kind="zeroshot", shards="held_out/*.tar", **names),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from clipjax.inference.load import Model
 
 RECIPE = "configs/emoji_neurons.py"
-UNITS = "image/stages/4/blocks/0/act"
+UNITS = "image/hidden/mlp_act"
 WITHOUT_WORDS = "photo/*.tar edges/*.tar"
 BARS = {
     "zero_shot": (">=", 0.45),

@@ -126,6 +126,8 @@ class ConvNetConfig:
         stem_stride: stride of the first convolution.
         widths: channels of each stage; every stage after the first halves the resolution.
         depths: residual blocks of each stage; 0 for nothing but the halving.
+        hidden: units of a layer between the mean over places and the projection, as in SimCLR's
+            head (Chen et al. 2020, https://arxiv.org/abs/2002.05709); 0 for none.
     """
 
     kind: Literal["convnet"] = "convnet"
@@ -133,6 +135,7 @@ class ConvNetConfig:
     stem_stride: int = 2
     widths: tuple[int, ...] = (32, 64, 128)
     depths: tuple[int, ...] = (1, 1, 1)
+    hidden: int = 0
     activation: Activation = "gelu"
     norm_eps: float = 1e-5
 
@@ -143,6 +146,8 @@ class ConvNetConfig:
             widths=self.widths,
         )
         _check_stages(self.widths, self.depths)
+        if self.hidden < 0:
+            raise ValueError(f"hidden={self.hidden} must not be negative")
         check_stride(self.image_size, self.stem_stride * 2 ** (len(self.widths) - 1))
 
 

@@ -54,7 +54,7 @@ class ResidualBlock(nnx.Module):
 
 
 class ConvNet(nnx.Module):
-    """Stem, stages that halve the resolution, mean over positions, projection."""
+    """Stem, stages that halve the resolution, mean over positions, hidden layer, projection."""
 
     def __init__(
         self, config: ConvNetConfig, embed_dim: int, *, compute: ComputeConfig, rngs: nnx.Rngs
@@ -75,11 +75,22 @@ class ConvNet(nnx.Module):
         self.norms, self.downs = nnx.List(norms), nnx.List(downs)
         self.stages = nnx.List(stages)
         self.norm = layer_norm(config.widths[-1], config.norm_eps, self.dtype, rngs)
+        self.is_deep = config.hidden > 0
+        if self.is_deep:
+            self.hidden = nnx.Linear(
+                config.widths[-1],
+                config.hidden,
+                kernel_init=nnx.initializers.he_normal(),
+                kernel_metadata={"axes": ("embed", "mlp")},
+                bias_metadata={"axes": ("mlp",)},
+                dtype=self.dtype,
+                rngs=rngs,
+            )
         self.project = nnx.Linear(
-            config.widths[-1],
+            config.hidden or config.widths[-1],
             embed_dim,
             use_bias=False,
-            kernel_metadata={"axes": ("embed", None)},
+            kernel_metadata={"axes": ("mlp" if config.hidden else "embed", None)},
             dtype=self.dtype,
             rngs=rngs,
         )
@@ -96,4 +107,10 @@ class ConvNet(nnx.Module):
                 x = self.downs[i - 1](act(self.norms[i - 1](x)))
             for j, block in enumerate(stage):
                 x, _ = within(f"stages/{i}/blocks/{j}", run)(block, x)
-        return self.project(self.norm(x.mean(axis=(1, 2))))
+        x = self.norm(x.mean(axis=(1, 2)))
+        if self.is_deep:
+            x = within("hidden", self._activations)(self.hidden(x))
+        return self.project(x)
+
+    def _activations(self, x: Float[Array, "batch hidden"]) -> Float[Array, "batch hidden"]:
+        return tap("mlp_act", ACTIVATIONS[self.activation](tap("mlp_pre", x)))

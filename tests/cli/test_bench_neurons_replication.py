@@ -29,7 +29,7 @@ def test_a_model_that_learnt_nothing_misses_the_bar_and_passes_as_a_control(
     trained_models, tmp_path, capsys
 ):
     figures = run(tmp_path, [7])
-    assert trained_models == [(7, False, 600), (7, True, 600)]
+    assert trained_models == [(7, False, 750), (7, True, 750)]
     assert [row["model"] for row in figures["models"]] == ["trained", "shuffled", "untrained"]
     for row in figures["models"]:
         assert row["replicated_pairs"] == 0

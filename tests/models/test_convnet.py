@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clipjax.models import abstract_model, init_params, with_params
+from clipjax.models import abstract_model, init_params, tapped, with_params
 
 
 def conv(x, kernel, bias, stride):
@@ -38,12 +38,15 @@ def definition(pixels, params, config, reference):
             name = f"stages/{stage}/{block}"
             y = convolve(f"{name}/conv_1", act(norm(f"{name}/norm_1", x)))
             x = x + convolve(f"{name}/conv_2", act(norm(f"{name}/norm_2", y)))
-    return norm("norm", x.mean(axis=(0, 1))) @ p["project/kernel"]
+    x = norm("norm", x.mean(axis=(0, 1)))
+    if config.hidden:
+        x = act(x @ p["hidden/kernel"] + p["hidden/bias"])
+    return x @ p["project/kernel"]
 
 
-@pytest.mark.parametrize("stride", [1, 2, 4])
-def test_matches_the_float64_definition(stride, tiny, reference):
-    config = tiny.model(tiny.convnet(stem_stride=stride))
+@pytest.mark.parametrize(("stride", "hidden"), [(1, 0), (2, 0), (2, 20), (4, 0)])
+def test_matches_the_float64_definition(stride, hidden, tiny, reference):
+    config = tiny.model(tiny.convnet(stem_stride=stride, hidden=hidden))
     params = tiny.params(config, size=0.1)
     pixels = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
     out = jax.jit(lambda p, x: with_params(config, p).image(x))(params, pixels)
@@ -92,6 +95,23 @@ def test_every_stage_and_block_has_its_parameters(tiny):
         "stages/2/0/conv_2": (3, 3, 12, 12),
         "project": (12, 8),
     }
+
+
+def test_units_of_the_hidden_layer_feed_the_projection(tiny):
+    config = tiny.model(tiny.convnet(hidden=20, activation="relu"))
+    params = tiny.params(config, size=0.1)
+    pixels = np.random.default_rng(0).integers(256, size=(2, 16, 16, 3), dtype=np.uint8)
+    before, units = "image/hidden/mlp_pre", "image/hidden/mlp_act"
+    run = tapped(
+        lambda p, x: with_params(config, p).encode_image(x), read={before: "max", units: "max"}
+    )
+    out, reads = jax.jit(run)(params, pixels)
+    np.testing.assert_array_equal(reads[units], np.maximum(reads[before], 0))
+    embeds = reads[units] @ params["image/project/kernel"]
+    expected = embeds / np.linalg.norm(embeds, axis=1, keepdims=True)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="hidden=-1"):
+        tiny.convnet(hidden=-1)
 
 
 def test_initial_deviation_of_convolutions_is_that_of_he(tiny):
