@@ -9,12 +9,11 @@ facet: mean drop of the found pairs over the mean size of the others' drops.
 """
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipjax.cli.bench_neurons_world import RECIPE, UNITS, train_world
-from clipjax.cli.parser import add_seeds_flag
+from clipjax.cli.bench_neurons_runs import add_run_flags, seed_figures
+from clipjax.cli.bench_neurons_world import UNITS, train_world
 from clipjax.cli.text_table import text_table
 
 if TYPE_CHECKING:
@@ -26,16 +25,7 @@ BAR = 3.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
-    parser.add_argument(
-        "--config", default=RECIPE, metavar="FILE", help="recipe (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--units", default=UNITS, metavar="PATH", help="layer to look at (default: %(default)s)"
-    )
-    add_seeds_flag(parser, "of models")
-    parser.add_argument(
-        "--dir", metavar="DIR", help="keeps data and models here (default: a temporary folder)"
-    )
+    add_run_flags(parser, units=UNITS)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -44,15 +34,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: if the recipe cannot be read or trained.
     """
-    from clipjax.cli.configs import load_config
 
-    config = load_config(args.config, [])
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(args.dir or temporary)
-        rows = [row for seed in args.seeds for row in _rows(config, folder, args.units, seed)]
-    figures: dict[str, Any] = {"config": args.config, "units": args.units, "facets": rows}
-    figures["passed"] = all(row["passed"] for row in rows)
-    print(_table(rows))
+    def rows_of(config: "TrainConfig", folder: Path, seed: int) -> list[dict[str, Any]]:
+        return _rows(config, folder, args.units, seed)
+
+    figures = seed_figures(args, rows_of, units=args.units)
+    print(_table(figures["models"]))
     return figures
 
 

@@ -14,13 +14,12 @@ trains on captions of other pictures, and its curves should stay flat.
 import argparse
 import dataclasses
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipjax.cli.bench_neurons_world import RECIPE, WITHOUT_WORDS
-from clipjax.cli.parser import add_seeds_flag
+from clipjax.cli.bench_neurons_runs import RECIPE, add_run_flags, seed_figures
+from clipjax.cli.bench_neurons_world import WITHOUT_WORDS
 
 if TYPE_CHECKING:
     from clipjax.config import TrainConfig
@@ -38,24 +37,15 @@ Axes = Mapping[str, Any]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
-    parser.add_argument(
-        "--config",
-        default=f"{RECIPE}:captions",
-        metavar="FILE",
-        help="recipe, but for its towers (default: %(default)s)",
-    )
+    add_run_flags(parser, config=f"{RECIPE}:captions")
     parser.add_argument(
         "--width", type=int, default=WIDTH, metavar="N", help="axes (default: %(default)s)"
     )
     parser.add_argument(
         "--steps", type=int, default=STEPS, metavar="N", help="of each model (default: %(default)s)"
     )
-    add_seeds_flag(parser, "of models")
     parser.add_argument(
         "--shuffled", action="store_true", help="train a control on captions of other pictures"
-    )
-    parser.add_argument(
-        "--dir", metavar="DIR", help="keeps data and models here (default: a temporary folder)"
     )
 
 
@@ -65,30 +55,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: if the recipe cannot be read or trained.
     """
-    from clipjax.cli.configs import load_config
 
-    base = load_config(args.config, [])
-    models = ["linear", "sparse_relu", *(["shuffled"] if args.shuffled else [])]
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(args.dir or temporary)
-        rows = [
-            _row(
-                model_config(base, folder, name, seed, width=args.width, steps=args.steps),
-                folder,
-                name,
-                seed,
-            )
-            for seed in args.seeds
-            for name in models
+    def rows_of(base: "TrainConfig", folder: Path, seed: int) -> list[dict[str, Any]]:
+        size = {"width": args.width, "steps": args.steps}
+        return [
+            _row(model_config(base, folder, name, seed, **size), folder, name, seed)
+            for name in ("linear", "sparse_relu", *(["shuffled"] if args.shuffled else []))
         ]
-    print(table(rows))
-    return {
-        "config": args.config,
-        "width": args.width,
-        "steps": args.steps,
-        "models": rows,
-        "passed": all(row["passed"] for row in rows),
-    }
+
+    figures = seed_figures(args, rows_of, width=args.width, steps=args.steps)
+    print(table(figures["models"]))
+    return figures
 
 
 def model_config(

@@ -12,13 +12,12 @@ number with the steps.
 
 import argparse
 import dataclasses
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipjax.cli.bench_neurons_head import rises
-from clipjax.cli.bench_neurons_world import RECIPE, train_world
-from clipjax.cli.parser import add_seeds_flag
+from clipjax.cli.bench_neurons_head import LOOKS, rises
+from clipjax.cli.bench_neurons_runs import RECIPE, add_run_flags, seed_figures
+from clipjax.cli.bench_neurons_world import train_world
 from clipjax.cli.text_table import text_table
 
 if TYPE_CHECKING:
@@ -32,18 +31,12 @@ LEAST_PAIRS = 20
 LEAST_RISE = 0.8
 CURVE = "replicated_pairs"
 
-_LOOKS = 6
+_COUNTS = ("pairs", CURVE, "replicated_units", "replicated_concepts")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
-    parser.add_argument(
-        "--config", default=CONFIG, metavar="FILE[:ARGUMENT]", help="recipe (default: %(default)s)"
-    )
-    add_seeds_flag(parser, "of models")
-    parser.add_argument(
-        "--dir", metavar="DIR", help="keeps data and models here (default: a temporary folder)"
-    )
+    add_run_flags(parser, config=CONFIG)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -52,19 +45,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: if the recipe cannot be read or trained.
     """
-    from clipjax.cli.configs import load_config
-
-    config = load_config(args.config, [])
-    looks = dataclasses.replace(
-        config.neurons, every_steps=max(1, config.num_steps // _LOOKS), units=(UNITS,)
-    )
-    config = dataclasses.replace(config, neurons=looks)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(args.dir or temporary)
-        rows = [row for seed in args.seeds for row in _rows(config, folder, seed)]
-    figures: dict[str, Any] = {"config": args.config, "units": UNITS, "models": rows}
-    figures["passed"] = all(row["passed"] for row in rows)
-    print(_table(rows))
+    figures = seed_figures(args, _rows, units=UNITS)
+    print(_table(figures["models"]))
     return figures
 
 
@@ -72,6 +54,10 @@ def _rows(config: "TrainConfig", folder: Path, seed: int) -> list[dict[str, Any]
     from clipjax.inference.load import load
     from clipjax.interpret.fresh import fresh
 
+    looks = dataclasses.replace(
+        config.neurons, every_steps=max(1, config.num_steps // LOOKS), units=(UNITS,)
+    )
+    config = dataclasses.replace(config, neurons=looks)
     models: dict[str, Model] = {}
     rise: dict[str, float | None] = {"untrained": None}
     for name, shuffled in (("trained", False), ("shuffled", True)):
@@ -83,9 +69,9 @@ def _rows(config: "TrainConfig", folder: Path, seed: int) -> list[dict[str, Any]
         row = {"seed": seed, "model": name, **_found(model, folder / f"scan-{name}-{seed}")}
         row["rise"] = rise[name]
         row["passed"] = (
-            row["replicated_pairs"] >= LEAST_PAIRS and (row["rise"] or 0.0) > LEAST_RISE
+            row[CURVE] >= LEAST_PAIRS and (row["rise"] or 0.0) > LEAST_RISE
             if name == "trained"
-            else not row["replicated_pairs"]
+            else not row[CURVE]
         )
         rows.append(row)
     return rows
@@ -100,8 +86,7 @@ def _found(model: "Model", out: Path) -> dict[str, Any]:
     stimuli = open_stimuli(EMOJI_WORLD, model.config, tokenizer=model.tokenizer, facets=FACETS)
     made = scan(model, stimuli, out=out, units=(UNITS,))
     space = detect(made, DetectSettings(), controls=False).content["spaces"][0]
-    names = ("pairs", "replicated_pairs", "replicated_units", "replicated_concepts")
-    return {name: space[name] for name in names}
+    return {name: space[name] for name in _COUNTS}
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
@@ -109,10 +94,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     lines = []
     for row in rows:
         told = [f"{row['model']} {row['seed']}{'' if row['passed'] else ' !'}"]
-        told += [
-            str(row[name])
-            for name in ("pairs", "replicated_pairs", "replicated_units", "replicated_concepts")
-        ]
+        told += [str(row[name]) for name in _COUNTS]
         told.append("-" if row["rise"] is None else f"{row['rise']:.2f}")
         lines.append(tuple(told))
     return text_table(head, lines)

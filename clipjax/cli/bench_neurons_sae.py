@@ -16,13 +16,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipjax.cli.bench_neurons_runs import RECIPE
 from clipjax.cli.parser import Parser, add_seeds_flag
 from clipjax.config.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
 
-RECIPE = "configs/emoji_neurons.py:captions"
 LEAST_BIMODAL, LEAST_RATIO, MOST_COST = 0.60, 2.0, 0.05
 MASK = 0.2
 
@@ -157,7 +157,7 @@ def _embedded_world(folder: Path) -> tuple[str, str, str]:
     from clipjax.train.run import run as train
 
     make_emoji_world(folder / "world")
-    base = load_config(RECIPE, [])
+    base = load_config(f"{RECIPE}:captions", [])
     config = dataclasses.replace(
         base, data=dataclasses.replace(base.data, root=str(folder / "world"))
     )

@@ -9,13 +9,12 @@ taken for their unit's concept as by chance, and noise less than 1.5 times as of
 """
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipjax.cli.bench_neurons_world import RECIPE, UNITS, train_world
+from clipjax.cli.bench_neurons_runs import add_run_flags, seed_figures
+from clipjax.cli.bench_neurons_world import UNITS, train_world
 from clipjax.cli.neurons_vis import NOISE_BAR
-from clipjax.cli.parser import add_seeds_flag
 from clipjax.cli.text_table import text_table
 
 if TYPE_CHECKING:
@@ -28,21 +27,12 @@ _NOISE = 256  # pictures
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
-    parser.add_argument(
-        "--config", default=RECIPE, metavar="FILE", help="recipe (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--units", default=UNITS, metavar="PATH", help="layer to draw (default: %(default)s)"
-    )
+    add_run_flags(parser, units=UNITS)
     parser.add_argument(
         "--most", type=int, default=60, metavar="N", help="units of a model (default: %(default)s)"
     )
     parser.add_argument(
         "--steps", type=int, default=160, metavar="N", help="of ascent (default: %(default)s)"
-    )
-    add_seeds_flag(parser, "of models")
-    parser.add_argument(
-        "--dir", metavar="DIR", help="keeps data and models here (default: a temporary folder)"
     )
 
 
@@ -52,17 +42,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: if the recipe cannot be read or trained.
     """
-    from clipjax.cli.configs import load_config
 
-    config = load_config(args.config, [])
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(args.dir or temporary)
-        rows = [
-            _row(config, folder, args, seed, _judge_of(seed, args.seeds)) for seed in args.seeds
-        ]
-    figures: dict[str, Any] = {"config": args.config, "units": args.units, "models": rows}
-    figures["passed"] = all(row["passed"] for row in rows)
-    print(_table(rows))
+    def rows_of(config: "TrainConfig", folder: Path, seed: int) -> list[dict[str, Any]]:
+        return [_row(config, folder, args, seed, _judge_of(seed, args.seeds))]
+
+    figures = seed_figures(args, rows_of, units=args.units)
+    print(_table(figures["models"]))
     return figures
 
 

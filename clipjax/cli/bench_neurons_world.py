@@ -3,21 +3,19 @@
 clipjax bench neurons world --seeds 0,1,2 --json world.json
 
 For every seed one model sees words and one, the control, trains as many steps without. Of each:
-zero-shot of emoji that it never saw (balanced: the mean over concepts, of which faces are a fourth
-of the emoji), reading of pictures of words that it never saw, hijacking by a
-wrong word less that by its scrambled letters, and strict units: those of one layer whose AUROC is
-above 0.8 for one concept as a picture, as edges and as a written word. ! marks what misses a bar.
+zero-shot of emoji that it never saw (balanced: the mean over concepts, of which faces have the most
+emoji by far), reading of pictures of words that it never saw, hijacking by a wrong word less that
+by its scrambled letters, and strict units: those of one layer whose AUROC is above 0.8 for one
+concept as a picture, as edges and as a written word. ! marks what misses a bar.
 """
 
 import argparse
 import dataclasses
-import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipjax.cli.parser import add_seeds_flag
+from clipjax.cli.bench_neurons_runs import add_run_flags, seed_figures
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from clipjax.config import TrainConfig
     from clipjax.inference.load import Model
 
-RECIPE = "configs/emoji_neurons.py"
 UNITS = "image/hidden/mlp_act"
 WITHOUT_WORDS = "photo/*.tar edges/*.tar"
 BARS = {
@@ -40,17 +37,8 @@ CONTROL_BARS = {"hijack": ("<=", 0.05), "units": ("<=", 5)}
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
-    parser.add_argument(
-        "--config", default=RECIPE, metavar="FILE", help="recipe (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--units", default=UNITS, metavar="PATH", help="layer to count in (default: %(default)s)"
-    )
+    add_run_flags(parser, units=UNITS)
     parser.add_argument("--pool", default="max", metavar="HOW", help="of places (max)")
-    add_seeds_flag(parser, "of models")
-    parser.add_argument(
-        "--dir", metavar="DIR", help="keeps data and models here (default: a temporary folder)"
-    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -59,19 +47,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: if the recipe cannot be read or trained.
     """
-    from clipjax.cli.configs import load_config
 
-    config = load_config(args.config, [])
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(args.dir or temporary)
-        rows = [
-            _row(config, folder, args, seed, words=words)
-            for seed in args.seeds
-            for words in (True, False)
-        ]
-    figures = {"config": args.config, "units": args.units, "pool": args.pool, "models": rows}
-    figures["passed"] = all(row["passed"] for row in rows)
-    print(table(rows))
+    def rows_of(config: "TrainConfig", folder: Path, seed: int) -> list[dict[str, Any]]:
+        return [_row(config, folder, args, seed, words=words) for words in (True, False)]
+
+    figures = seed_figures(args, rows_of, units=args.units, pool=args.pool)
+    print(table(figures["models"]))
     return figures
 
 
@@ -186,14 +167,12 @@ def _row(
 ) -> dict[str, Any]:
     from clipjax.inference.load import load
 
-    started = time.monotonic()
     workdir, figures = train_world(config, folder, seed=seed, words=words)
-    seconds = time.monotonic() - started
     scores = figures["tasks"]
     row = {
         "seed": seed,
         "words": words,
-        "seconds": seconds,
+        "seconds": figures["seconds"],
         "held_out_top1": scores["held_out"]["top1"]["value"],
         "reading": scores["reading"]["top1"]["value"],
         **judge(load(workdir), args.units, args.pool),

@@ -27,9 +27,10 @@ def make_emoji_world(out: str | os.PathLike[str], *, seed: int = 0) -> dict[str,
     """Writes `EmojiWorld` under `out`, copies of it that differ in place, size and colours.
 
     `photo` and `edges` have the stimuli that are not held out, as they are and five times smaller,
-    elsewhere or mirrored. `word` has the trained views of each word in four pairs of colours, on
-    paper that fills the picture or on a plate. `held_out` has the other stimuli, `reading` the
-    other views of each word in five pairs of colours; they come as they are.
+    elsewhere or mirrored. `word` has the trained views of each word in four pairs of colours: on
+    paper that fills the picture, on a plate, or on a plate before an emoji of any concept, which
+    teaches that what is written counts. `held_out` has the other stimuli, `reading` the other views
+    of each word in five pairs of colours; they come as they are.
 
     Args:
         out: the folder to write; if it is complete already, nothing is made.

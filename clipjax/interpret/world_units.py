@@ -1,7 +1,6 @@
 """Units of a model that answer to one concept as a picture, as edges and as a written word."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 
 import jax
@@ -67,13 +66,13 @@ def world_units(
         UserError: if the model has no such units.
     """
     words = np.stack([world.word_pictures(seed) for seed in range(colours)], axis=1)
-    written = words[..., 0, 0, 0].shape
+    concepts, _, views = words.shape[:3]
     shown = {
         "photo": (world.photo, world.labels),
         "edges": (world.edge_pictures, world.labels),
         "word": (
             words.reshape(-1, *words.shape[-3:]),
-            np.eye(written[0], dtype=bool).repeat(math.prod(written[1:]), axis=0),
+            np.eye(concepts, dtype=bool).repeat(colours * views, axis=0),
         ),
     }
     read = _reader(model, path, pool)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from clipjax.cli import bench_neurons_vis
+from clipjax.cli.bench_neurons_runs import RECIPE
 from clipjax.interpret.world_units import FACETS, WorldUnits
 
 PATH = "image/blocks/0/mlp_act"
@@ -35,7 +36,7 @@ def trained_seeds(monkeypatch, trained):
 
 
 def run(seeds, **given):
-    args = {"config": bench_neurons_vis.RECIPE, "units": PATH, "most": 60, "steps": 2, "dir": "x"}
+    args = {"config": RECIPE, "units": PATH, "most": 60, "steps": 2, "dir": "x"}
     return bench_neurons_vis.run(argparse.Namespace(seeds=seeds, **{**args, **given}))
 
 

@@ -126,3 +126,22 @@ def test_ink_can_be_seen(draws):
 
 def test_numbers_of_keys_stay_what_they_are():
     assert number_of("1F431:0") == 0x41AE4820D89830F4
+
+
+def test_spread_and_smallest_bound_where_and_how_large_words_are(painter):
+    """Heights of ink differ by the sizes of letters; without spread its middle is the square's."""
+    still = WordPainter(FONT_ROOTS, 64, 0, smallest=1.0, spread=0.0)
+    moving = WordPainter(FONT_ROOTS, 64, 0, smallest=1.0, spread=0.5)
+    heights, middles = set(), {"still": [], "moving": [], "free": []}
+    for view in range(20):
+        for name, one in (("still", still), ("moving", moving), ("free", painter)):
+            (mask,) = one.masks(["dog"], f"dog:{view}")
+            rows = np.flatnonzero(np.asarray(mask).any(axis=1))
+            middles[name].append((rows[0] + rows[-1] + 1) / 2)
+            if name != "free":
+                heights.add(len(rows))
+    assert len(heights) == 1
+    assert np.abs(np.array(middles["still"]) - 32).max() <= 1
+    room = (64 - heights.pop()) / 2
+    assert 1 < np.abs(np.array(middles["moving"]) - 32).max() <= room / 2 + 1
+    assert np.abs(np.array(middles["free"]) - 32).max() > room / 2 + 1

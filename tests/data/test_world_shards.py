@@ -137,6 +137,30 @@ def test_words_are_named_by_what_is_written(pairs):
         assert any(_mixes(windows[y, x].astype(float), share, bare) for y, x in plain)
 
 
+def test_three_of_ten_words_are_on_signs_before_emoji_that_are_trained_on(pairs):
+    """Where neither ink nor paper is, there is nothing, one colour, or an emoji."""
+    world = load_emoji_world()
+    kinds = {"paper": 0, "plate": 0, "emoji": 0}
+    for one in pairs["word"]:
+        mask = world.trained_words[one["label"], one["view"]]
+        top, left, bottom, right = plate_of([mask])
+        outside = np.ones(mask.shape, bool)
+        outside[top:bottom, left:right] = False
+        behind = one["pixels"][outside]
+        if len(np.unique(behind, axis=0)) == 1:
+            own = one["pixels"][top:bottom, left:right].reshape(-1, 3)
+            kinds["paper" if (own == behind[0]).all(axis=1).any() else "plate"] += 1
+            continue
+        kinds["emoji"] += 1
+        same = (world.photo[:, outside] == behind).all(axis=(1, 2))
+        assert same.any()
+        assert not world.held_out[same].any()
+    total = sum(kinds.values())
+    # Five standard deviations of a share of 1,920.
+    assert abs(kinds["emoji"] / total - 0.3) < 5 * np.sqrt(0.3 * 0.7 / total)
+    assert abs(kinds["paper"] / total - 0.4) < 5 * np.sqrt(0.4 * 0.6 / total)
+
+
 def _mixes(pixels, share, bare):
     """Whether pixels are share * ink + (1 - share) * paper, rounded, for some ink."""
     paper = pixels[bare][0]
