@@ -14,6 +14,9 @@ EMOJI_PACKAGES=(fonts-noto-color-emoji fonts-symbola unicode-cldr-core unicode-d
 # A real Slurm, whose daemons the tests start for themselves.
 # shellcheck disable=SC2034
 SLURM_PACKAGES=(slurm-wlm munge)
+# What looks at the pages of the neuron lab.
+# shellcheck disable=SC2034
+BROWSER_PACKAGES=(chromium)
 # Photographs for `clipjax data photos`.
 # shellcheck disable=SC2034
 PHOTO_PACKAGES=(mate-backgrounds)

@@ -14,6 +14,8 @@
 #   CLIPJAX_PARITY_VENV=  the same for --parity (default .venv-parity)
 #   CLIPJAX_SLURM=1       install Debian's slurm-wlm and munge, whose daemons Debian starts; without
 #                         them the tests on a real Slurm skip
+#   CLIPJAX_BROWSER=1     install Debian's chromium; without it the tests of what it shows skip
+#   CLIPJAX_ARTEFACTS=    folder that gets the screenshots (default: none are kept)
 #
 # Exit status: pytest's, or 1 if the environment could not be made.
 set -euo pipefail
@@ -73,6 +75,7 @@ else
   debian_packages "${EMOJI_PACKAGES[@]}"
 fi
 if [[ ${CLIPJAX_SLURM:-0} != 0 ]]; then debian_packages "${SLURM_PACKAGES[@]}"; fi
+if [[ ${CLIPJAX_BROWSER:-0} != 0 ]]; then debian_packages "${BROWSER_PACKAGES[@]}"; fi
 
 step "tests"
 # The first run compiles, later ones read: about half of the time.

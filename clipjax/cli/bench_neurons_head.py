@@ -7,6 +7,8 @@ steps, `model.head.kind` linear and sparse_relu. An axis of the shared space mea
 photos and the captions that drive it show the same concepts: its cross-modal monosemanticity, over
 that of all pairs (1: by chance), beside three random rotations of the same space. A space without
 axes of its own equals them.
+The logit scale stays at 8 or below in both: cosines of embeddings without negative coordinates are
+0 at least, so that only orthogonal ones are told apart, and those share no axis.
 Curves over the run are told by their Spearman correlation with the steps; with --shuffled a model
 trains on captions of other pictures, and its curves should stay flat.
 """
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 WIDTH = 192
 STEPS, BATCH = 1400, 128
+MOST_SCALE = 8.0
 ROTATIONS = 3
 LOOKS = 6
 SPARSE_BAR, DENSE_BAR = 1.8, 0.1
@@ -103,6 +106,7 @@ def model_config(
             shuffle_seed=seed,
             shuffled_captions=name == "shuffled",
         ),
+        loss=dataclasses.replace(base.loss, max_logit_scale=MOST_SCALE),
         evals=dataclasses.replace(base.evals, tasks=held_out),
         checkpoint=dataclasses.replace(base.checkpoint, every_steps=steps),
         neurons=NeuronsConfig(every_steps=max(steps // LOOKS, 1)),
@@ -150,8 +154,8 @@ def judge(model: "Model") -> dict[str, Any]:
 
     from clipjax.data.emoji_world import load_emoji_world
     from clipjax.interpret.controls import random_rotation
-    from clipjax.interpret.emergence import facet_embeds
     from clipjax.interpret.emergence_scores import cross_modal_ratio
+    from clipjax.interpret.facet_samples import facet_embeds
     from clipjax.interpret.stimuli import EMOJI_WORLD, open_stimuli
 
     stimuli = open_stimuli(EMOJI_WORLD, model.config, facets=["photo", "caption"])

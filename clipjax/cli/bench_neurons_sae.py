@@ -6,8 +6,9 @@ clipjax bench neurons sae --features embeddings --captions 'data/emoji/train/*.t
 Without --features a dense model of the world of emoji is trained first (configs/emoji_neurons.py).
 A plain autoencoder splits its latents between the modalities; the group-sparse centred one is to
 have at least 0.60 of its live latents in both and twice as many as the plain one, for at most 0.05
-of R2. What pairs mean, for xMS, are the words of their captions (TF-IDF). The columns are those of
-clipjax sae eval.
+of R2. Embeddings of 24 words and the emoji that they name need few latents: with many more than the
+embedding has numbers, most die or tell single pictures apart. What pairs mean, for xMS, are the
+words of their captions (TF-IDF). The columns are those of clipjax sae eval.
 """
 
 import argparse
@@ -54,9 +55,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--variants", metavar="LIST", help=f"of: {', '.join(VARIANTS)} (default: all)"
     )
     for name, default, meaning in (
-        ("latents", 512, "atoms"),
-        ("k", 12, "latents of a row"),
-        ("steps", 1500, "of each autoencoder"),
+        ("latents", 128, "atoms"),
+        ("k", 4, "latents of a row"),
+        ("steps", 4000, "of each autoencoder"),
+        ("batch_size", 1024, "pairs of a step"),
     ):
         parser.add_argument(
             f"--{name}", type=int, default=default, metavar="N", help=f"{meaning} ({default})"
@@ -122,7 +124,13 @@ def _row(
     from clipjax.interpret.sae.options import SaeOptions
     from clipjax.interpret.sae.training import train_sae
 
-    asked = {"latents": args.latents, "k": args.k, "steps": args.steps, "seed": seed}
+    asked = {
+        "latents": args.latents,
+        "k": args.k,
+        "steps": args.steps,
+        "batch_size": args.batch_size,
+        "seed": seed,
+    }
     try:
         options = SaeOptions(**{**asked, **VARIANTS[name]})
     except ValueError as error:

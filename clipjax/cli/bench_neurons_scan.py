@@ -19,11 +19,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--preset", default="ViT-B-32", metavar="NAME", help="model (default: %(default)s)"
     )
     for flag, default, meaning in (
-        ("--batch_size", 32, "pictures of a call"),
+        ("--batch_size", 64, "pictures of a call, as many as a scan takes"),
         ("--batches", 4, "calls of each in a round"),
         ("--rounds", 5, "timed rounds of each"),
         ("--concepts", 1000, "concepts with a rank sum"),
-        ("--pilot", 256, "pictures that the bins follow from"),
+        ("--pilot", 2048, "pictures that the bins follow from, as many as a scan takes"),
     ):
         parser.add_argument(
             flag, type=int, default=default, metavar="N", help=f"{meaning} (default: %(default)s)"

@@ -15,7 +15,7 @@ from clipjax.cli.bench_step import median_interval
 from clipjax.config import MeshConfig, preset
 from clipjax.core.mesh import batch_sharding, make_mesh, put_rows
 from clipjax.interchange.pretrained import open_pretrained
-from clipjax.interpret.accumulators import Accumulators
+from clipjax.interpret.accumulators import Accumulators, State
 from clipjax.interpret.activation_file import ActivationFile
 from clipjax.interpret.scan_order import ScanOrder
 from clipjax.interpret.scan_tower import ScanTower, tower_paths
@@ -41,7 +41,8 @@ def scan_figures(
         batches: calls of each in a round.
         rounds: timed.
         concepts: how many rank sums each unit has.
-        pilot: pictures that the bins follow from; not timed, as it does not grow with the data.
+        pilot: pictures that the bins follow from and that are added up first; not timed, as they do
+            not grow with the data.
     """
     config = preset(preset_name)
     mesh = make_mesh(MeshConfig(fsdp=1), num_devices=1)
@@ -73,13 +74,8 @@ def scan_figures(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "codes.npy"
         file = ActivationFile(path, total, tower.units, np.dtype("u1"), anew=True)
-        first: list[np.ndarray] = []
-        for number in range(-(-pilot // batch_size)):
-            batch = order[number % batches]
-            units, _, _ = tower(params, pictures[batch.samples], batch, tower.start())
-            first.append(np.asarray(units)[:, : tower.units])
-        state = [sums.begin(np.concatenate(first)[:pilot])]
         carried = tower.start()
+        state = [_after_pilot(tower, sums, params, pictures, labels, order, pilot)]
 
         def scan() -> None:
             waiting = None
@@ -115,6 +111,27 @@ def scan_figures(
         "load_average": os.getloadavg()[0],
         "device": mesh.devices.flat[0].device_kind,
     }
+
+
+def _after_pilot(
+    tower: ScanTower,
+    sums: Accumulators,
+    params: Any,
+    pictures: np.ndarray,
+    labels: np.ndarray,
+    order: ScanOrder,
+    pilot: int,
+) -> State:
+    """Returns the state as a scan has it once it knows its bins: with the pilot added up."""
+    batches = [order[number] for number in range(order.batches)]
+    seen = [tower(params, pictures[batch.samples], batch, tower.start())[0] for batch in batches]
+    told = [np.asarray(units)[:, : tower.units] for units in seen]
+    places = [number % len(batches) for number in range(-(-pilot // tower.batch_size))]
+    state = sums.begin(np.concatenate([told[place] for place in places])[:pilot])
+    for place in places:
+        rows = batches[place].rows
+        state, _ = sums.add(state, seen[place], rows, labels[rows])
+    return state
 
 
 def _write(file: ActivationFile, waiting: Any) -> None:

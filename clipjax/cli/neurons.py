@@ -43,6 +43,11 @@ COMMANDS: Commands = {
         "find units of two scans or facets that answer to the same stimuli",
         False,
     ),
+    "rsa": (
+        "clipjax.cli.neurons_rsa",
+        "compare units with dissimilarities that are given, and with cells",
+        False,
+    ),
     "typographic": (
         "clipjax.cli.neurons_typographic",
         "write words on pictures and tell what they make a model say",

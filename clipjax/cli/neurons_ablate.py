@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipjax.cli.neurons_reopen import add_reopen_flags, reopened
-from clipjax.cli.parser import Parser
+from clipjax.cli.parser import Parser, check_seed, check_writable
 from clipjax.cli.text_table import text_table, written
-from clipjax.config import UsageError, UserError
+from clipjax.config import UsageError
 
 if TYPE_CHECKING:
-    from clipjax.interpret.ablation import Ablation
+    from clipjax.interpret.ablation import Ablation, Pair
     from clipjax.interpret.findings import Findings
+    from clipjax.interpret.scan_files import Scan
 
 FILE = "ablation.json"
 
@@ -57,21 +58,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for flag in ("most", "against", "batch_size", "resamples"):
         if getattr(args, flag) < 1:
             raise UsageError(f"--{flag}={getattr(args, flag)} is not positive.")
+    check_seed(args.seed)
     from clipjax.core.metrics import write_json
-    from clipjax.interpret.ablation import ablation, found_pairs, named_pairs
+    from clipjax.interpret.ablation import ablation
     from clipjax.interpret.scan_files import Scan
 
     scan = Scan(args.scan)
     ids = [concept.id for concept in scan.concepts]
-    named = [text for text in args.units.split(",") if text]
-    if named:
-        pairs = named_pairs(named, ids, _findings(args.scan, required=False))
-    else:
-        findings = _findings(args.scan, required=True)
-        assert findings is not None
-        pairs = found_pairs(findings, ids, most=args.most)
-    for unit, _ in pairs:
-        scan.facets_of(unit.path)  # raises with the nearest path
+    pairs = _pairs(args, scan, ids)
+    out = Path(args.out or scan.path / FILE)
+    check_writable("--out" if args.out else "--scan", str(out))
     model, facets = reopened(args, scan)
     found = ablation(
         model,
@@ -89,14 +85,27 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "seed": args.seed,
         "paths": [one.to_json(ids) for one in found],
     }
-    out = Path(args.out or scan.path / FILE)
-    try:
-        write_json(out, figures)
-    except OSError as error:
-        raise UserError(f"--out={out}: cannot be written ({error.strerror}).") from error
+    write_json(out, figures)
     print(ablation_table(found))
     print(f"{out}: written")
     return figures
+
+
+def _pairs(args: argparse.Namespace, scan: "Scan", ids: list[str]) -> "list[Pair]":
+    from clipjax.interpret.ablation import check_named, found_pairs, named_pairs
+    from clipjax.interpret.spaces import UnitName
+
+    named = [text for text in args.units.split(",") if text]
+    for text in named:
+        check_named(scan, UnitName.parse(text.partition("=")[0]))
+    if named:
+        return named_pairs(named, ids, _findings(args.scan, required=False))
+    findings = _findings(args.scan, required=True)
+    assert findings is not None
+    pairs = found_pairs(findings, ids, most=args.most)
+    for unit, _ in pairs:
+        check_named(scan, unit)
+    return pairs
 
 
 def ablation_table(found: "list[Ablation]") -> str:

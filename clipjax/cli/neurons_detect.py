@@ -4,15 +4,16 @@ clipjax neurons test --scan OUT
 clipjax neurons test --scan OUT --facets photo,drawing,word --units 'image/*' --conj maxp-bh
 
 Writes OUT/neurons.json (the findings) and OUT/neurons.npz (all pairs). Control models are scans in
-OUT/controls/NAME (`clipjax neurons scan --control`). The exit status is 3 if a control finds a
-tenth of what the model finds, or more: then the count says nothing of what the model has learned.
+OUT/controls/NAME (`clipjax neurons scan --control`). The exit status is 3 if a control model
+shows a tenth of the model's pairs, or more (of the replicated ones, where there are any): then the
+count says nothing of what the model has learned.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from clipjax.cli.parser import Parser
+from clipjax.cli.parser import Parser, check_writable
 from clipjax.cli.text_table import text_table, written
 
 EXIT_CONTROL_FAILED = 3
@@ -83,8 +84,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: if there is no scan, a name is misspelt, or nothing can be tested.
     """
-    from clipjax.interpret.detect import detect
     from clipjax.interpret.detect_settings import DetectSettings
+    from clipjax.interpret.detection import detect
     from clipjax.interpret.findings import ARRAYS, JSON, written_arrays
     from clipjax.interpret.scan_files import Scan
 
@@ -105,6 +106,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )
     scan = Scan(args.scan)
     out = Path(args.scan)
+    check_writable("--scan", str(out / JSON))
     with written_arrays(out / ARRAYS) as keep:
         findings = detect(scan, settings, keep=keep)
     findings.to_json(out / JSON)
@@ -144,7 +146,9 @@ def _print(content: Any) -> None:
         "one; strict: units above the strict AUROC; replicated: pairs found in one half of the\n"
         "stimuli and confirmed in the other; xMS: cross-modal monosemanticity over its baseline,\n"
         "of all units and of the found ones; per unit: concepts of a found unit; AP: average\n"
-        "precision in the worst facet; (!): a control that is no worse than the model"
+        "precision in the worst facet; (!): a control that failed: a control model with a tenth\n"
+        "of the model's pairs or more (of the replicated ones, where there are any), a rotated\n"
+        "basis that is about as monosemantic (xMS), or permuted units that agree as often"
     )
     for space in content["spaces"]:
         _print_checks(space)

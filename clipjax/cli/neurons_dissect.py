@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipjax.cli.neurons_pictures import read_lines
-from clipjax.cli.parser import Parser
+from clipjax.cli.neurons_reopen import WHEREABOUTS, add_whereabouts_flags, whereabouts
+from clipjax.cli.parser import Parser, check_seed, check_writable
 from clipjax.cli.text_table import text_table
 from clipjax.config.errors import UsageError, UserError, did_you_mean
 
@@ -39,13 +40,16 @@ def configure(parser: Parser) -> None:
         "--judge", metavar="MODEL", help="another model than that of the scan; as --model"
     )
     parser.add_argument(
-        "--concepts", metavar="FILE", help="with --judge, texts, one a line (names of the concepts)"
+        "--concepts",
+        metavar="FILE",
+        help="with --judge, texts, one a line, or a file of concepts (those of the scan)",
     )
     parser.add_argument("--q", type=float, default=0.05, metavar="RATE", help="of names (0.05)")
     parser.add_argument(
         "--draws", type=int, default=9_999, metavar="N", help="with --judge, of the null (9,999)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (0)")
+    add_whereabouts_flags(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -60,19 +64,24 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"--q={args.q}: expected a rate between 0 and 1.")
     if args.draws < 1:
         raise UsageError(f"--draws={args.draws} is not positive.")
+    check_seed(args.seed)
     if args.concepts and not args.judge:
         raise UsageError("--concepts needs --judge: the labels of a scan are of its own concepts.")
+    where = [name for name in WHEREABOUTS if getattr(args, name) is not None]
+    if where and not args.judge:
+        raise UsageError(f"--{where[0]} needs --judge: without one no stimuli are opened.")
     from clipjax.interpret.scan_files import Scan
 
     scan = Scan(args.scan)
     facet = args.facet or scan.facets[0]
     scan.rows(facet)  # a misspelt facet is told before any work
     paths = _paths(scan, facet, args.units)
+    path = Path(args.scan) / "dissect.json"
+    check_writable("--scan", str(path))
     named, name_units = _namer(args, scan, facet)
     units: list[dict[str, Any]] = []
-    for path in paths:
-        names = name_units(path)
-        units += _as_fields(path, names, named, args.q)
+    for layer in paths:
+        units += _as_fields(layer, name_units(layer), named, args.q)
     content = {
         "scan": str(args.scan),
         "model": scan.record.model,
@@ -84,7 +93,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "labelled": sum(unit["concept"] is not None for unit in units),
         "units": units,
     }
-    path = Path(args.scan) / "dissect.json"
     write_json(path, content)
     _print(content, path)
     return content
@@ -118,8 +126,8 @@ def _namer(args: argparse.Namespace, scan: "Scan", facet: str) -> tuple[Sequence
             )
 
         return names, by_labels
-    names = read_lines(args.concepts, "--concepts") if args.concepts else names
-    given = _judged(args.judge, scan, facet, names)
+    names = _texts(args.concepts) if args.concepts else names
+    given = _judged(args, scan, facet, names)
 
     def by_judge(path: str) -> "Names":
         return wpmi_names(
@@ -129,33 +137,32 @@ def _namer(args: argparse.Namespace, scan: "Scan", facet: str) -> tuple[Sequence
     return names, by_judge
 
 
-def _judged(judge: str, scan: "Scan", facet: str, names: Sequence[str]) -> Any:
+def _texts(path: str) -> list[str]:
+    """Returns the names of a file of concepts, or the lines of a text."""
+    from clipjax.data.concepts import ENDINGS, load_concepts
+
+    if Path(path).suffix in ENDINGS:
+        return [concept.name for concept in load_concepts(path)]
+    return read_lines(path, "--concepts")
+
+
+def _judged(args: argparse.Namespace, scan: "Scan", facet: str, names: Sequence[str]) -> Any:
     """Returns how near each stimulus is to each text, for another model."""
+    from clipjax.evals.neighbours import unit_rows
     from clipjax.inference.load import load
     from clipjax.interpret.dissect import given_similarity
-    from clipjax.interpret.facet_pictures import FacetPictures, mean_of_samples
-    from clipjax.interpret.stimuli import open_stimuli
+    from clipjax.interpret.facet_samples import facet_embeds
+    from clipjax.interpret.reopened import reopen_facets
 
-    model = load(judge)
+    model = load(args.judge)
     if model.identity and model.identity == scan.record.identity:
         raise UserError(
-            f"--judge={judge}: is the model of the scan, which would agree with itself. Name "
+            f"--judge={args.judge}: is the model of the scan, which would agree with itself. Name "
             "another one."
         )
-    stimuli = open_stimuli(scan.record.stimuli, model.config, tokenizer=model.tokenizer)
-    found = stimuli.facets.get(facet)
-    if found is None or found.rows.stimuli != scan.rows(facet).stimuli:
-        raise UserError(
-            f"{scan.record.stimuli}: the stimuli of the facet {facet} are not those of the scan. "
-            "Scan again."
-        )
-    if found.rows.tower == "image":
-        embeds = model.encoder.images(
-            model.params, FacetPictures([found]), progress="embedding for the judge"
-        )
-    else:
-        embeds = model.encode_text([found.text(sample) for sample in range(len(found.owner))])
-    return given_similarity(mean_of_samples(embeds, found), model.encode_text(list(names)))
+    found = reopen_facets(scan, model.config, whereabouts(args), model.tokenizer)[facet]
+    embeds = unit_rows(facet_embeds(model, found))
+    return given_similarity(embeds, model.encode_text(list(names)))
 
 
 def _as_fields(path: str, names: "Names", named: Sequence[str], level: float) -> Any:

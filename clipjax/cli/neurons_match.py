@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from clipjax.cli.parser import Parser
+from clipjax.cli.parser import Parser, check_seed, check_writable
 from clipjax.cli.text_table import text_table
 from clipjax.config.errors import UsageError
 
@@ -45,20 +45,26 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     Raises:
         UserError: if a scan is not there, or they saw other stimuli.
+        UsageError: for numbers that cannot be.
     """
     from clipjax.core.metrics import write_json
 
-    for flag in ("neighbours", "shuffles"):
-        if getattr(args, flag) < 1:
-            raise UsageError(f"--{flag}={getattr(args, flag)} is not positive.")
-    if not (args.other or args.other_path or args.other_facet):
-        raise UsageError("name --other, --other_path or --other_facet: units match themselves.")
+    _check_flags(args)
     from clipjax.interpret.scan_matches import match_scans
 
     first = _side(args.scan, args.facet, args.path)
     other = args.other or args.scan
     other_path = args.other_path or args.path
     second = _side(other, args.other_facet, other_path, args.facet or first.facet)
+    for side in (first, second):
+        units = side.scan.record.paths[side.path]
+        if args.neighbours >= units:
+            raise UsageError(
+                f"--neighbours={args.neighbours}: {side.path} has {units} units, all of which "
+                "would be near. Take fewer."
+            )
+    path = Path(args.scan) / "match.json"
+    check_writable("--scan", str(path))
     found = match_scans(
         first,
         second,
@@ -88,10 +94,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             )
         ],
     }
-    path = Path(args.scan) / "match.json"
     write_json(path, content)
     _print(content, path)
     return content
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    for flag in ("neighbours", "shuffles"):
+        if getattr(args, flag) < 1:
+            raise UsageError(f"--{flag}={getattr(args, flag)} is not positive.")
+    if not 0 < args.q < 1:
+        raise UsageError(f"--q={args.q}: expected a rate between 0 and 1.")
+    if not -1 <= args.floor <= 1:
+        raise UsageError(f"--floor={args.floor}: expected a correlation, -1 to 1.")
+    check_seed(args.seed)
+    if not (args.other or args.other_path or args.other_facet):
+        raise UsageError("name --other, --other_path or --other_facet: units match themselves.")
 
 
 def _side(scan: str, facet: str | None, path: str, preferred: str | None = None) -> Any:

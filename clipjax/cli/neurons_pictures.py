@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipjax.cli.parser import Parser, add_model_flags
+from clipjax.cli.parser import Parser, add_model_flags, listed
 from clipjax.config.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -44,6 +44,15 @@ def add_flags(parser: Parser) -> None:
     where.add_argument(
         "--shards", metavar="WHERE", help="pictures with captions, as config.data.shards"
     )
+    parser.add_argument(
+        "--root", default=".", metavar="DIR", help="that WHERE is relative to (default: here)"
+    )
+    parser.add_argument(
+        "--caption",
+        default="txt",
+        metavar="WHERE",
+        help="of a sample of shards, as config.data.caption (default: %(default)s)",
+    )
     parser.add_argument("--facets", metavar="LIST", help="of pictures; all but controls by default")
     parser.add_argument(
         "--texts", metavar="FILE", help="one a line; the names of the concepts by default"
@@ -72,12 +81,14 @@ def look(args: Any) -> Looked:
     make_folder(args.out)
     model = load(args.model, step=args.step, preset=args.preset)
     image_tower(model.config)
-    facets = tuple(args.facets.split(",")) if args.facets else ()
+    facets = listed(args.facets)
     stimuli = open_stimuli(
         args.stimuli or args.shards,
         model.config,
         tokenizer=model.tokenizer,
         facets=facets or None,
+        caption=args.caption,
+        root=args.root,
     )
     pictures = FacetPictures(image_facets(stimuli.facets, facets))
     texts = named or [concept.name for concept in stimuli.concepts]

@@ -17,7 +17,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from clipjax.cli.configs import add_config_flag
-from clipjax.cli.parser import Parser
+from clipjax.cli.parser import Parser, listed
 from clipjax.cli.text_table import text_table, written
 from clipjax.config import UsageError
 
@@ -94,8 +94,7 @@ def _opened(args: argparse.Namespace) -> tuple[Any, Any, "Stimuli"]:
     from clipjax.interchange.pretrained import open_pretrained
     from clipjax.interpret.stimuli import EMOJI_WORLD, open_stimuli
 
-    names = args.facets or (FACETS if args.stimuli == EMOJI_WORLD else "")
-    wanted = names.split(",") if names else None
+    wanted = listed(args.facets) or listed(FACETS if args.stimuli == EMOJI_WORLD else "") or None
     if args.config:
         whole = load_config(args.config, args.overrides)
         config, kind, tokenizer = whole.model, whole.tokenizer, None

@@ -3,10 +3,13 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from clipjax.cli.parser import Parser
+from clipjax.cli.parser import Parser, listed
 
 if TYPE_CHECKING:
+    from clipjax.interpret.reopened import Whereabouts
     from clipjax.interpret.scan_files import Scan
+
+WHEREABOUTS = ("stimuli", "root", "caption", "concept_column")
 
 
 def add_reopen_flags(parser: Parser) -> None:
@@ -15,17 +18,28 @@ def add_reopen_flags(parser: Parser) -> None:
     parser.add_argument(
         "--model", default="", metavar="MODEL", help="to be run (default: the one that was scanned)"
     )
-    parser.add_argument("--stimuli", default="", metavar="WHERE", help="(default: as in the scan)")
-    parser.add_argument(
-        "--root", default=".", metavar="DIR", help="that WHERE is relative to (default: here)"
-    )
-    parser.add_argument(
-        "--caption", default="txt", metavar="WHERE", help="as in the scan (default: %(default)s)"
-    )
-    parser.add_argument("--concept_column", default="", metavar="WHERE", help="as in the scan")
+    add_whereabouts_flags(parser)
     parser.add_argument(
         "--facets", default="", metavar="LIST", help="to run (default: all but controls)"
     )
+
+
+def add_whereabouts_flags(parser: Parser) -> None:
+    """Adds --stimuli, --root, --caption and --concept_column, by default as in the scan."""
+    for flag, metavar, meaning in (
+        ("--stimuli", "WHERE", "where the stimuli are now"),
+        ("--root", "DIR", "that WHERE is relative to"),
+        ("--caption", "WHERE", "of a sample of shards"),
+        ("--concept_column", "WHERE", "of a sample of shards"),
+    ):
+        parser.add_argument(flag, metavar=metavar, help=f"{meaning} (default: as in the scan)")
+
+
+def whereabouts(args: argparse.Namespace) -> "Whereabouts":
+    """Returns what the flags of `add_whereabouts_flags` say."""
+    from clipjax.interpret.reopened import Whereabouts
+
+    return Whereabouts(**{name: getattr(args, name) for name in WHEREABOUTS})
 
 
 def reopened(args: argparse.Namespace, scan: "Scan") -> tuple[Any, dict[str, Any]]:
@@ -36,16 +50,9 @@ def reopened(args: argparse.Namespace, scan: "Scan") -> tuple[Any, dict[str, Any
     """
     from clipjax.interpret.reopened import reopen
 
-    wanted = [name for name in args.facets.split(",") if name]
+    wanted = listed(args.facets)
     for name in wanted:
         scan.rows(name)  # raises with the nearest name
-    model, facets = reopen(
-        scan,
-        model=args.model,
-        stimuli=args.stimuli,
-        root=args.root,
-        caption=args.caption,
-        concept_column=args.concept_column,
-    )
+    model, facets = reopen(scan, model=args.model, whereabouts=whereabouts(args))
     kept = wanted or [name for name in facets if not facets[name].rows.is_control]
     return model, {name: facets[name] for name in facets if name in kept}

@@ -16,14 +16,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from clipjax.cli.parser import Parser
+from clipjax.cli.neurons_reopen import WHEREABOUTS, add_whereabouts_flags, whereabouts
+from clipjax.cli.parser import Parser, check_writable
 from clipjax.config import DualEncoderConfig, UsageError, UserError
 from clipjax.config.convert import from_config_dict
 
 if TYPE_CHECKING:
-    from clipjax.interpret.facets import FacetRows
     from clipjax.interpret.report_pictures import PictureOf
     from clipjax.interpret.scan_files import Scan
 
@@ -37,15 +35,7 @@ def configure(parser: Parser) -> None:
     parser.add_argument(
         "--out", metavar="FILE", help=f"where to write the page ({PAGE} in the folder of --scan)"
     )
-    parser.add_argument(
-        "--stimuli", metavar="WHERE", help="where the stimuli are now (where they were scanned)"
-    )
-    for flag, default, meaning in (
-        ("--root", ".", "that WHERE is relative to"),
-        ("--caption", "txt", "of a sample of shards, as it was scanned"),
-        ("--concept_column", "", "of a sample of shards, as it was scanned"),
-    ):
-        parser.add_argument(flag, default=default, metavar="WHERE", help=meaning)
+    add_whereabouts_flags(parser)
     parser.add_argument(
         "--no_pictures", action="store_true", help="words and numbers only; no stimuli are needed"
     )
@@ -66,8 +56,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     if args.most < 1:
         raise UsageError(f"--most={args.most}: expected 1 or more.")
-    if args.no_pictures and args.stimuli is not None:
-        raise UsageError("--no_pictures leaves out what --stimuli is for: give one of them.")
+    where = [name for name in WHEREABOUTS if getattr(args, name) is not None]
+    if where and args.no_pictures:
+        raise UsageError(f"--no_pictures leaves out what --{where[0]} is for: give one of them.")
     from clipjax.core.progress import Progress
     from clipjax.interpret.findings import Findings
     from clipjax.interpret.report import write_report
@@ -75,6 +66,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     scan = Scan(args.scan)
     findings = Findings.read(args.scan).content
+    out = Path(args.out or scan.path / PAGE)
+    check_writable("--scan" if args.out is None else "--out", str(out))
     pictures = _no_picture if args.no_pictures else _pictures(scan, args)
     typographic = Path(args.scan) / TYPOGRAPHIC
     metrics = [] if args.metrics is None else _lines(Path(args.metrics))
@@ -83,7 +76,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         written = write_report(
             findings,
             pictures,
-            args.out or Path(args.scan) / PAGE,
+            out,
             most_units=args.most,
             typographic=_object(typographic) if typographic.is_file() else None,
             emergence=metrics,
@@ -108,41 +101,14 @@ def _pictures(scan: "Scan", args: argparse.Namespace) -> "PictureOf":
     Raises:
         UserError: if the stimuli are not there, or are others.
     """
-    from clipjax.interpret.stimuli import open_stimuli
+    from clipjax.interpret.reopened import reopen_facets
 
     config = from_config_dict(DualEncoderConfig, scan.record.config)
-    named = args.stimuli or scan.record.stimuli
     try:
-        stimuli = open_stimuli(
-            named,
-            config,
-            facets=list(scan.record.facets),
-            concepts=scan.concepts,
-            concept_column=args.concept_column,
-            caption=args.caption,
-            root=args.root,
-        )
+        facets = reopen_facets(scan, config, whereabouts(args))
     except UserError as error:
-        raise UserError(
-            f"{error} Say where the stimuli are with --stimuli, or draw without: --no_pictures."
-        ) from error
-    for name in scan.facets:
-        if not _same(stimuli.facets[name].rows, scan.rows(name)):
-            raise UserError(
-                f"{named}: the stimuli of {name} are not those that were scanned. Give those with "
-                "--stimuli, or draw without pictures: --no_pictures."
-            )
-    return lambda facet, row: stimuli.facets[facet].picture(row)
-
-
-def _same(now: "FacetRows", scanned: "FacetRows") -> bool:
-    """Whether these are the rows that were scanned; pictures are known by their confounds."""
-    if now.stimuli != scanned.stimuli or now.texts != scanned.texts:
-        return False
-    if scanned.tower == "text":  # tokens are not counted here
-        return True
-    shapes = now.confounds.shape, scanned.confounds.shape
-    return shapes[0] == shapes[1] and np.allclose(now.confounds, scanned.confounds)
+        raise UserError(f"{error} Or draw without pictures: --no_pictures.") from error
+    return lambda facet, row: facets[facet].picture(row)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

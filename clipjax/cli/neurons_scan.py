@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipjax.cli.configs import add_cluster_flags, cluster_from
-from clipjax.cli.parser import Parser, add_model_flags
+from clipjax.cli.parser import Parser, add_model_flags, listed
 from clipjax.config import UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 UNTRAINED = "untrained"
 CONTROLS = "controls"
+_TAKEN = ("model", "rotated")  # what stands beside the controls in the findings
 _NO_LIMIT_SECONDS = 3e9  # how long it takes is up to the number of samples
 
 
@@ -124,6 +125,11 @@ def _controls(given: list[str]) -> dict[str, str]:
                 f"--control {text}: which model is that? Say --control {text}=MODEL, or "
                 f"--control {UNTRAINED} for this model with fresh parameters."
             )
+        if name in _TAKEN:
+            raise UsageError(
+                f"--control {text}: clipjax neurons test calls something else {name}. Give the "
+                f"control another name: --control my_{name}=MODEL."
+            )
         if name in found:
             raise UsageError(f"--control {text}: there is a control of this name already.")
         found[name] = model
@@ -162,7 +168,7 @@ class _Scanning:
             model,
             self._opened(model),
             out=out,
-            units=tuple(filter(None, args.units.split(","))),
+            units=listed(args.units),
             pool=args.pool,
             k=args.k,
             bins=args.bins,
@@ -195,7 +201,7 @@ class _Scanning:
                 args.stimuli,
                 config,
                 tokenizer=model.tokenizer,
-                facets=args.facets.split(",") if args.facets else None,
+                facets=listed(args.facets) or None,
                 concepts=args.concepts,
                 concept_column=args.concept_column,
                 caption=args.caption,

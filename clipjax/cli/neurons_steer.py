@@ -9,6 +9,7 @@ the concept on its own stimuli and on others, and which share of all stimuli is 
 """
 
 import argparse
+import math
 from typing import Any
 
 from clipjax.cli.neurons_reopen import add_reopen_flags, reopened
@@ -38,19 +39,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: if the unit or concept is unknown, or what was scanned has changed.
     """
-    from clipjax.interpret.ablation import named_pairs
+    from clipjax.interpret.ablation import check_named, named_pairs
     from clipjax.interpret.causal import steering_curve
     from clipjax.interpret.findings import JSON, Findings
     from clipjax.interpret.model_units import running
     from clipjax.interpret.scan_files import Scan
+    from clipjax.interpret.spaces import UnitName
 
     amounts = _numbers(args.amounts)
     scan = Scan(args.scan)
+    check_named(scan, UnitName.parse(args.unit))
     findings = Findings.read(args.scan) if (scan.path / JSON).exists() else None
     text = f"{args.unit}={args.concept}" if args.concept else args.unit
     ids = [concept.id for concept in scan.concepts]
     ((unit, concept),) = named_pairs([text], ids, findings)
-    scan.facets_of(unit.path)  # raises with the nearest path
     model, facets = reopened(args, scan)
     curves: dict[str, Any] = {}
     for name, facet in running(unit.path, facets).items():
@@ -83,9 +85,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _numbers(text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise UsageError(f"--amounts {text}: wanted numbers, as in -4,-2,0,2,4.") from error
+        amounts = [float(part) for part in text.split(",")]
+    except ValueError:
+        amounts = [math.nan]
+    if not all(map(math.isfinite, amounts)):
+        raise UsageError(f"--amounts {text}: wanted numbers, as in -4,-2,0,2,4.")
+    return amounts
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipjax.cli.parser import Parser
+from clipjax.cli.parser import Parser, check_seed
 from clipjax.config import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -66,10 +66,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError("clipjax neurons vis: name units, or give the --scan that found them.")
     if args.judge and not args.scan:
         raise UsageError("--judge: needs --scan, which says what each picture ought to show.")
+    if args.most < 1:
+        raise UsageError(f"--most={args.most} is not positive.")
+    check_seed(args.seed)
     from clipjax.core.metrics import write_json
+    from clipjax.data.writers import make_folder
     from clipjax.inference.load import load
+    from clipjax.interpret.feature_pictures import VisualiseConfig, visualise
     from clipjax.interpret.spaces import UnitName
-    from clipjax.interpret.visualise import VisualiseConfig, visualise
 
     try:
         how = VisualiseConfig(
@@ -83,6 +87,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"clipjax neurons vis: {error}") from error
     found = _found(args.scan, args.most) if args.scan else {}
     units = [UnitName.parse(text) for text in found or args.units]
+    out = Path(args.out)
+    make_folder(out)
     model = load(args.model)
     drawn: dict[str, tuple[np.ndarray, float]] = {}
     for path in dict.fromkeys(unit.path for unit in units):
@@ -93,7 +99,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             str(unit): (picture, value)
             for unit, picture, value in zip(own, pictures, reached.tolist(), strict=True)
         }
-    out = Path(args.out)
     files = _write_pictures(out, drawn, found)
     figures: dict[str, Any] = {
         "schema": 1,
@@ -135,7 +140,6 @@ def _write_pictures(
     from clipjax.data.contact_sheet import contact_sheet
 
     try:
-        out.mkdir(parents=True, exist_ok=True)
         files: dict[str, str] = {}
         shown = []
         for name, (picture, _) in drawn.items():
@@ -159,9 +163,9 @@ def _judged(
 ) -> dict[str, Any]:
     import numpy as np
 
+    from clipjax.interpret.feature_pictures import noise_pictures
     from clipjax.interpret.judge import judge
     from clipjax.interpret.scan_files import Scan
-    from clipjax.interpret.visualise import noise_pictures
 
     names = [concept.name for concept in Scan(args.scan).concepts]
     pictures = np.stack([picture for picture, _ in drawn.values()])

@@ -80,6 +80,21 @@ def check_writable(flag: str, path: str) -> None:
         raise UserError(f"{flag}={path}: cannot be written ({problem}).")
 
 
+def check_seed(seed: int) -> None:
+    """Raises UsageError for a seed that NumPy takes no draws from."""
+    if seed < 0:
+        raise UsageError(f"--seed={seed}: expected 0 or more.")
+
+
+def listed(text: str | None) -> tuple[str, ...]:
+    """Returns the names that a flag lists.
+
+    >>> listed("photo, word,")
+    ('photo', 'word')
+    """
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
 def _names(action: argparse.Action) -> list[str]:
     return [
         *action.option_strings,

@@ -8,7 +8,8 @@ test): does one answer to a concept in every facet, beyond chance and confounds,
 other half of the stimuli? And each atom is compared with names, embedded by the model's text tower:
 the nearest one counts if it is nearer than the nearest of a random direction; else the latent is
 unlabelled. The folder is a scan with neurons.json, which clipjax neurons search, show and report
-read, and labels.json. The exit status is 3 if a control finds as much.
+read, and labels.json. The exit status is 3 if a control model shows a tenth of the model's pairs,
+or more (of the replicated ones, where there are any).
 """
 
 import argparse
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipjax.cli.parser import Parser
+from clipjax.cli.parser import Parser, check_seed
 from clipjax.config.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -68,15 +69,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: if the scan does not fit the autoencoder, or nothing can be tested.
     """
-    from clipjax.interpret.detect import detect
+    from clipjax.data.writers import make_folder
     from clipjax.interpret.detect_settings import DetectSettings
+    from clipjax.interpret.detection import detect
     from clipjax.interpret.findings import ARRAYS, JSON, written_arrays
     from clipjax.interpret.sae.files import load_sae
     from clipjax.interpret.sae.scan_codes import scan_codes
     from clipjax.interpret.scan_files import Scan
+    from clipjax.interpret.scan_folder import refuse_other_than_latents
 
     if args.no_names and (args.names or args.model):
         raise UsageError("--no-names: leaves --names and --model without a use. Leave them out.")
+    check_seed(args.seed)
     settings = DetectSettings(
         facets=tuple(name.strip() for name in args.facets.split(",") if name.strip()),
         rate=args.q,
@@ -88,7 +92,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     sae, scan, out = load_sae(args.sae), Scan(args.scan), Path(args.out)
     if out.resolve() == scan.path.resolve():
         raise UsageError(f"--out={out}: is the scan itself. Name another folder.")
+    refuse_other_than_latents(out)  # before a model is loaded
     names = None if args.no_names else _names(args, scan)
+    make_folder(out)
     named = None if names is None else _named(args, scan, sae, names)
     codes = scan_codes(scan, sae, Path(args.sae).resolve().name, out)
     with written_arrays(out / ARRAYS) as keep:

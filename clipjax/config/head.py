@@ -11,7 +11,8 @@ class HeadConfig:
     Attributes:
         kind: linear: the projection as it is (CLIP). sparse_relu: what is negative becomes 0, so
             that an embedding is a sum of few axes, and these are units that can be looked at; no
-            other codebase can hold it.
+            other codebase can hold it. The lower `loss.max_logit_scale`, the fewer axes: where
+            cosines are not negative, a small scale tells apart what shares none.
 
     Source: "Sparse CLIP" 2026, https://arxiv.org/abs/2601.20075; Wang et al. 2024, "Non-negative
         Contrastive Learning", https://arxiv.org/abs/2403.12459.

@@ -1,29 +1,80 @@
 """Files and folders that appear whole or not at all, and arrays that are filled in place."""
 
 import contextlib
+import errno
 import io
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from clipjax.config.errors import UserError
+
+# A flipped bit may say that a member is encrypted (RuntimeError) or packed in another way.
+DAMAGED_ARRAYS = (
+    OSError,
+    EOFError,
+    TypeError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What reading a damaged .npz or .npy raises."""
+
+# What the person who named the place can mend; any other error is the machine's or ours.
+_MENDABLE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
+
 
 @contextlib.contextmanager
 def replaced(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file beside `path` that takes its place when the block ends without an error."""
+    """Opens a file beside `path` that takes its place when the block ends without an error.
+
+    Raises:
+        UserError: if its folder is not there or cannot be written, or `path` is a folder.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _mendable(path):
+        if path.is_dir():  # told before the block, which may be long
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        file = open(temporary, "wb")  # noqa: SIM115 (closed below)
     try:
-        with open(temporary, "wb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with _mendable(path):
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def _mendable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _MENDABLE:
+            raise
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}). It must be the name of a file in a "
+            "folder that is there and that you may write into."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from clipjax.data.decode import BadSampleError
 from clipjax.data.stats import evenly_spread
 from clipjax.data.words import STOP_WORDS, slug, words_of
 
-_ENDINGS = (".json", ".yaml", ".yml")
+ENDINGS = (".json", ".yaml", ".yml")
 _FIELDS = ("id", "name", "words", "positives")
 _TOP = ("concepts", "facets", "controls")
 
@@ -235,8 +235,8 @@ def _as_fields(concept: Concept) -> dict[str, Any]:
 
 
 def _parse(path: Path) -> Any:
-    if path.suffix not in _ENDINGS:
-        raise UserError(f"{path}: ends in {path.suffix!r}, wanted {', '.join(_ENDINGS)}.")
+    if path.suffix not in ENDINGS:
+        raise UserError(f"{path}: ends in {path.suffix!r}, wanted {', '.join(ENDINGS)}.")
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":

@@ -13,11 +13,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
-from zipfile import BadZipFile
 
 import numpy as np
 
 from clipjax.config.errors import UserError
+from clipjax.core.files import DAMAGED_ARRAYS
 from clipjax.data.tar_index import ShardIndex
 
 FILE = "manifest.json"
@@ -85,7 +85,7 @@ class Manifest:
                 folder=folder,
                 dropped=about["dropped"],
             )
-        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+        except DAMAGED_ARRAYS as error:
             raise UserError(
                 f"{folder}: no manifest of shards can be read there ({error}). Make it with "
                 "`clipjax data index`."

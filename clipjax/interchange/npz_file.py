@@ -2,19 +2,17 @@
 
 import os
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from clipjax.config import UserError
-from clipjax.core.files import replaced
+from clipjax.core.files import DAMAGED_ARRAYS, replaced
 from clipjax.interchange.layout import Shape
 from clipjax.interchange.safetensors_file import from_bfloat16
 
 _SUFFIX = ".npy"
-_DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, NotImplementedError)
 
 
 class NpzFile:
@@ -33,7 +31,7 @@ class NpzFile:
             self._zip = zipfile.ZipFile(path)
             names = self._zip.namelist()
             headers = {name: self._header(name) for name in names if name.endswith(_SUFFIX)}
-        except _DAMAGE as error:
+        except DAMAGED_ARRAYS as error:
             raise self._damaged(error) from error
         if len(headers) != len(names) or not names:
             other = sorted(set(names) - headers.keys())[:3]
@@ -64,7 +62,7 @@ class NpzFile:
         try:
             with self._zip.open(name + _SUFFIX) as member:
                 array = np.lib.format.read_array(member, allow_pickle=False)
-        except _DAMAGE as error:
+        except DAMAGED_ARRAYS as error:
             raise self._damaged(error, name) from error
         if array.dtype == np.dtype("V2"):  # how bfloat16 is saved
             return from_bfloat16(array.view(np.uint16))

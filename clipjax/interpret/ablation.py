@@ -15,8 +15,12 @@ from clipjax.inference.load import Model
 from clipjax.interpret.causal import BATCH_SIZE, CausalDrops, causal_drop
 from clipjax.interpret.facets import Facet
 from clipjax.interpret.findings import Findings
-from clipjax.interpret.spaces import UnitName
+from clipjax.interpret.model_units import running
+from clipjax.interpret.sae.scan_codes import space_path
+from clipjax.interpret.scan_files import Scan
+from clipjax.interpret.spaces import EMBED, UnitName, is_signed
 from clipjax.interpret.statistics.effects import EffectRatio, effect_ratio
+from clipjax.interpret.statistics.ranks import Pairs
 from clipjax.models import unit_paths
 
 Pair = tuple[UnitName, int]
@@ -108,15 +112,41 @@ def named_pairs(
             if findings is None:
                 raise UserError(f"{text}: for which concept? Write {name}=CONCEPT.")
             told = findings.show(name)["concepts"]
-            if not told:
-                raise UserError(f"{name} was found for no concept. Write {name}=CONCEPT.")
-            concept = told[0]["concept"]
+            found = [one["concept"] for one in told if one.get("found", True)]
+            if not found:
+                raise UserError(
+                    f"{name}: no concept was found for it in all facets. Name one: "
+                    f"{name}=CONCEPT, or --concept of neurons steer."
+                )
+            concept = found[0]
         if concept not in concepts:
             raise UserError(
                 f"{text}: there is no concept {concept!r}.{did_you_mean(concept, concepts)}"
             )
         pairs.append((unit, concepts.index(concept)))
     return pairs
+
+
+def check_named(scan: Scan, unit: UnitName) -> None:
+    """Refuses a unit that was not scanned, before a model is loaded.
+
+    Raises:
+        UserError: naming the nearest path, how many units there are, or that they have no sign.
+    """
+    if any(path.startswith(space_path("")) for path in (unit.path, *scan.record.paths)):
+        raise UserError(
+            f"{unit}: latents of an autoencoder cannot be steered or ablated. Name a unit of the "
+            "model, and the scan that the autoencoder was labelled by."
+        )
+    facets = scan.facets_of(unit.path)
+    width = scan.record.paths[unit.path]
+    if unit.index >= width:
+        raise UserError(f"{unit.path} has units 0 to {width - 1}, not {unit.index}.")
+    if unit.sign and not is_signed(scan, unit.path, facets):
+        raise UserError(
+            f"{unit}: the units of {unit.path} have no sign; only those of {EMBED} may. Write "
+            f"{unit.path}:{unit.index}."
+        )
 
 
 def ablation(
@@ -143,9 +173,20 @@ def ablation(
         resamples: draws of units for the intervals.
 
     Raises:
-        UserError: if the model has no such unit, or no facet runs it.
+        UserError: if the model has no such unit, no facet runs it, or there are too few units or
+            draws for an interval.
     """
-    out = []
+
+    def ratio(drops: Pairs, found: np.ndarray, where: str) -> EffectRatio | None:
+        try:
+            return effect_ratio(drops, found, resamples=resamples, seed=seed)
+        except ValueError as error:
+            raise UserError(
+                f"{where}: {error}. Compare with more units (--against, now {against}), or draw "
+                f"more often (--resamples, now {resamples})."
+            ) from error
+
+    plans = []
     for path in dict.fromkeys(unit.path for unit, _ in pairs):
         own = tuple(pair for pair in pairs if pair[0].path == path)
         looked_at = sorted({unit.index for unit, _ in own})
@@ -154,14 +195,18 @@ def ablation(
         rng = np.random.default_rng(seed)
         others = sorted(rng.permutation(rest)[:against].tolist())
         units = [*looked_at, *others]
-        drops = causal_drop(model, path, units, facets, names, batch_size=batch_size)
         found = np.zeros((len(units), len(names)), bool)
         for unit, concept in own:
             found[units.index(unit.index), concept] = True
-        ratios = {
-            name: effect_ratio(one.drop, found, resamples=resamples, seed=seed)
-            for name, one in drops.items()
-        }
+        plans.append((path, own, units, found))
+        # Whether draws have pairs and others does not depend on what they do: told before the work.
+        for name, facet in running(path, facets).items():
+            told = facet.rows.labels.any(axis=0) & ~facet.rows.labels.all(axis=0)
+            ratio(np.where(told, np.ones(found.shape), np.nan), found, f"{path} in {name}")
+    out = []
+    for path, own, units, found in plans:
+        drops = causal_drop(model, path, units, facets, names, batch_size=batch_size)
+        ratios = {name: ratio(one.drop, found, f"{path} in {name}") for name, one in drops.items()}
         out.append(Ablation(path=path, pairs=own, drops=drops, ratios=ratios))
     return out
 

@@ -5,7 +5,7 @@ an extreme that a batch changes where it is: devices say nothing to each other.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ State = dict[str, jax.Array]
 """By name: arrays [units, ...], and `rows`, how many stimuli they are of."""
 
 _EMPTY = 2**30  # stands, and all above it, for exemplars that there are not
+_FEW = 256  # units that are not worth to be taken out
 _CENTRED = ("sum", "sum_rest", "squares", "squares_rest")
 
 
@@ -257,27 +258,79 @@ def _largest(
     """Returns the largest of what is kept and what is new, in no order; of equal ones smaller rows.
 
     One exemplar of each unit is replaced at a time, until no new one is better: after the first
-    batches there are few, and to sort takes longer.
+    batches there are few, and to sort takes longer. Once few units are left, these are taken out,
+    so that the last ones do not cost what all do.
     """
-    numbers = more_rows[:, None]
+    units = values.shape[1]
+    few = min(units, max(_FEW, units // 8))
+    rest = _Rest.of(values, rows, more, more_rows)
+    rest = jax.lax.while_loop(lambda rest: rest.better.sum() > few, _Rest.replaced, rest)
+    left = jnp.flatnonzero(rest.better, size=few, fill_value=units)
+    some = jax.lax.while_loop(lambda some: some.better.any(), _Rest.replaced, rest.of_units(left))
+    put = functools.partial(_put_columns, columns=left)
+    return put(rest.values, some.values), put(rest.rows, some.rows)
 
-    def go_on(loop: tuple[Array, ...]) -> Array:
-        return loop[-1]
 
-    def replace(loop: tuple[Array, ...]) -> tuple[Array, ...]:
-        values, rows, more, _ = loop
+class _Rest(NamedTuple):
+    """Exemplars, and what may still replace some of them.
+
+    Attributes:
+        values: that are kept, [exemplars, units].
+        rows: theirs.
+        more: new ones, [rows, units]; -inf where one was taken.
+        numbers: their rows, [rows, 1].
+        best: of the new ones, by unit; its row, and that of the exemplar which would make room.
+        better: whether it is to be taken.
+    """
+
+    values: Array
+    rows: Array
+    more: Array
+    numbers: Array
+    best: Array
+    best_row: Array
+    worst_row: Array
+    better: Array
+
+    @classmethod
+    def of(cls, values: Array, rows: Array, more: Array, numbers: Array) -> "_Rest":
+        """Returns what is next to be replaced."""
+        numbers = numbers.reshape(-1, 1)
         best, worst = more.max(axis=0), values.min(axis=0)
         best_row = jnp.where(more == best, numbers, _EMPTY).min(axis=0)
         worst_row = jnp.where(values == worst, rows, -1).max(axis=0)
         better = (best > worst) | ((best == worst) & (best_row < worst_row))
         better &= best > -jnp.inf
-        place = better & (rows == worst_row)
-        rest = jnp.where(numbers == best_row, -jnp.inf, more)
-        values, rows = jnp.where(place, best, values), jnp.where(place, best_row, rows)
-        return values, rows, rest, better.any()
+        return cls(values, rows, more, numbers, best, best_row, worst_row, better)
 
-    found = jax.lax.while_loop(go_on, replace, (values, rows, more, jnp.array(True)))
-    return found[0], found[1]
+    def replaced(self) -> "_Rest":
+        """Returns the exemplars with one of each unit replaced, where one is better."""
+        place = self.better & (self.rows == self.worst_row)
+        more = jnp.where(self.numbers == self.best_row, -jnp.inf, self.more)
+        values = jnp.where(place, self.best, self.values)
+        rows = jnp.where(place, self.best_row, self.rows)
+        return self.of(values, rows, more, self.numbers)
+
+    def of_units(self, units: Int[Array, " some"]) -> "_Rest":
+        """Returns those of some units; a unit that is none has nothing to be replaced."""
+        last = self.better.size - 1
+
+        def taken(whole: Array) -> Array:
+            return whole[..., jnp.minimum(units, last)]
+
+        return self._replace(
+            values=taken(self.values),
+            rows=taken(self.rows),
+            more=taken(self.more),
+            best=taken(self.best),
+            best_row=taken(self.best_row),
+            worst_row=taken(self.worst_row),
+            better=taken(self.better) & (units <= last),
+        )
+
+
+def _put_columns(whole: Array, part: Array, *, columns: Array) -> Array:
+    return whole.at[:, columns].set(part, mode="drop")
 
 
 def _sorted(

@@ -16,11 +16,11 @@ from jaxtyping import Bool, Float
 from clipjax.config.errors import UserError
 from clipjax.interpret.detect_settings import CONTROL_SHARE, DetectSettings
 from clipjax.interpret.evidence import Advance, gather
-from clipjax.interpret.scan_files import Scan
+from clipjax.interpret.facets import FacetRows
+from clipjax.interpret.scan_files import CONTROLS, Scan
 from clipjax.interpret.space_finds import SpaceFinds, counts_of, find
 from clipjax.interpret.spaces import Space
 
-CONTROLS = "controls"
 ROTATED = "rotated"
 
 ALIKE = 0.1
@@ -54,7 +54,7 @@ def scan_control(
         advance: is called with the number of units that were read.
 
     Raises:
-        UserError: if it was scanned with other stimuli.
+        UserError: if it was scanned with other stimuli, labels or concepts.
     """
     space = finds.space
     if space.path not in control.record.paths:
@@ -242,12 +242,22 @@ def _firm(figures: dict[str, Any]) -> int:
 
 
 def _check_same_stimuli(space: Space, control: Scan) -> None:
+    ids = [concept.id for concept in space.scan.concepts]
+    what = "concepts" if [concept.id for concept in control.concepts] != ids else None
     for facet in (*space.shown, *space.controls):
-        if facet not in control.facets or control.rows(facet).stimuli != space.rows(facet).stimuli:
+        what = what or _other(space.rows(facet), control, facet)
+        if what:
             raise UserError(
-                f"{control.path}: was not scanned with the stimuli of {facet} that the model was "
+                f"{control.path}: was not scanned with the {what} of {facet} that the model was "
                 "scanned with. Scan the control again: clipjax neurons scan --control."
             )
+
+
+def _other(rows: FacetRows, control: Scan, facet: str) -> str | None:
+    """Returns what of a facet is another one in the scan of a control."""
+    if facet not in control.facets or control.rows(facet).stimuli != rows.stimuli:
+        return "stimuli"
+    return None if np.array_equal(control.rows(facet).labels, rows.labels) else "labels"
 
 
 def _mean_of(runs: list[dict[str, Any]]) -> dict[str, Any]:

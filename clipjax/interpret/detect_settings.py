@@ -64,7 +64,13 @@ class DetectSettings:
         for name in ("floor", "strict"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected an AUROC, 0 to 1.")
-        for name, low in (("strata", 0), ("least", 1), ("rotations", 0), ("permutations", 0)):
+        for name, low in (
+            ("strata", 0),
+            ("least", 1),
+            ("rotations", 0),
+            ("permutations", 0),
+            ("seed", 0),
+        ):
             if getattr(self, name) < low:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected {low} or more.")
         if self.most < 1 or (self.required is not None and self.required < 1):

@@ -27,13 +27,13 @@ from clipjax.core.mesh import batch_devices, batch_sharding, local_rows, put_row
 from clipjax.core.progress import Progress
 from clipjax.data.ordered_map import ordered_map
 from clipjax.data.tokenizers import Tokenizer
-from clipjax.inference.load import Model
 from clipjax.interpret.emergence_scores import (
     Values,
     curves,
     reading_accuracy,
     space_scores,
 )
+from clipjax.interpret.facet_samples import FacetSamples, mean_of_views, sample_spec
 from clipjax.interpret.facets import Facet, FacetRows, Tower
 from clipjax.interpret.stimuli import Stimuli, open_stimuli
 from clipjax.models import is_non_negative, tapped, unit_paths, with_params
@@ -89,7 +89,7 @@ class Emergence:
         """Compiles both towers for parameters with these shardings; nothing is compiled after."""
         with jax.set_mesh(self._mesh):
             for tower, program in self._programs.items():
-                shape, dtype = self._sample(tower)
+                shape, dtype = sample_spec(self._config, tower)
                 x = jax.ShapeDtypeStruct(
                     (self._size, *shape), dtype, sharding=batch_sharding(self._mesh)
                 )
@@ -132,27 +132,14 @@ class Emergence:
 
         return jax.jit(forward, in_shardings=(None, split), out_shardings=whole)
 
-    def _sample(self, tower: Tower) -> tuple[tuple[int, ...], np.dtype]:
-        if tower == "text":
-            return (self._config.text.context_length,), np.dtype(np.int32)
-        side = self._config.image.image_size
-        return (side, side, 3), np.dtype(np.uint8)
-
     def _facet(self, params: Params, facet: Facet) -> dict[str, Values]:
         """Returns activations by path, views of a stimulus averaged."""
-        rows = facet.rows
-
-        def fill(sample: int, out: np.ndarray) -> None:
-            if rows.tower == "image":
-                facet.fill(sample, out)
-            else:
-                out[...] = self._tokenizer(facet.text(sample))
-
+        rows, fill = facet.rows, FacetSamples(facet, self._tokenizer).fill
         found = self._forward(params, rows.tower, rows.name, rows.samples, fill)
         out = {}
         for path, array in found.items():
             _check_finite(path, array, facet)
-            out[path] = _mean_of_views(array, facet)
+            out[path] = mean_of_views(array, facet)
         return out
 
     def _classes(self, params: Params) -> Float[np.ndarray, "concepts embed"]:
@@ -172,7 +159,7 @@ class Emergence:
         fill: Callable[[int, np.ndarray], None],
     ) -> dict[str, np.ndarray]:
         """Returns float32 [samples, units] by path."""
-        shape, dtype = self._sample(tower)
+        shape, dtype = sample_spec(self._config, tower)
         threads = min(16, os.cpu_count() or 1)
         parts: dict[str, list[np.ndarray]] = {path: [] for path in self._paths[tower]}
 
@@ -194,42 +181,6 @@ class Emergence:
                     parts[path].append(np.asarray(array.addressable_data(0))[: samples - first])
                 told.advance(min(self._size, samples - first))
         return {path: np.concatenate(arrays) for path, arrays in parts.items()}
-
-
-def facet_embeds(model: Model, facet: Facet) -> Float[np.ndarray, "rows embed"]:
-    """Returns the mean of the unit vectors of each stimulus's views, float64.
-
-    Args:
-        model: a trained one.
-        facet: pictures or texts.
-    """
-    encode = model.encoder.bind(model.params)
-    if facet.rows.tower == "image":
-        found = encode.images(_Samples(facet))
-    else:
-        found = encode.texts([facet.text(sample) for sample in range(facet.rows.samples)])
-    return _mean_of_views(found, facet)
-
-
-class _Samples:
-    """The pictures of a facet, as an encoder takes them."""
-
-    def __init__(self, facet: Facet):
-        self._facet = facet
-
-    def __len__(self) -> int:
-        return self._facet.rows.samples
-
-    def fill(self, index: int, out: np.ndarray) -> None:
-        """Writes a picture."""
-        self._facet.fill(index, out)
-
-
-def _mean_of_views(values: np.ndarray, facet: Facet) -> Values:
-    count = len(facet.rows.stimuli)
-    firsts = np.searchsorted(facet.owner, np.arange(count))
-    views = np.bincount(facet.owner, minlength=count)[:, None]
-    return np.add.reduceat(values.astype(np.float64), firsts, axis=0) / views
 
 
 def picture_and_text(rows: Mapping[str, FacetRows]) -> tuple[str, str] | None:

@@ -12,10 +12,9 @@ from jaxtyping import Bool, Float
 
 from clipjax.evals.geometry import modality_gap
 from clipjax.interpret.controls import random_rotation
+from clipjax.interpret.detect_settings import DetectSettings
 from clipjax.interpret.facets import FacetRows
 from clipjax.interpret.statistics.conjunction import (
-    FLOOR,
-    STRICT_FLOOR,
     confirmation_half,
     conjunction,
     replicated,
@@ -26,10 +25,7 @@ from clipjax.interpret.statistics.strata import confound_strata, controlled_scor
 
 Values = Float[np.ndarray, "_ units"]
 
-LEAST = 5
-_LEAST_IN_HALF = 3
-_STIMULI_OF_A_STRATUM = 10
-_MOST_STRATA = 30
+_SETTINGS = DetectSettings()
 _BIMODAL = (0.25, 0.75)
 
 
@@ -62,25 +58,26 @@ def unit_counts(rows: Sequence[FacetRows], values: Sequence[Values]) -> UnitCoun
     auroc = np.stack([_auroc(x, one.labels) for one, x in zip(rows, values, strict=True)])
     effect = auroc.min(axis=0)  # NaN where a facet has no stimulus of the concept
     with np.errstate(invalid="ignore"):
-        strict = int((effect > STRICT_FLOOR).any(axis=1).sum())
-        reached = effect >= FLOOR
+        strict = int((effect > _SETTINGS.strict).any(axis=1).sum())
+        reached = effect >= _SETTINGS.floor
     tests = [
         (one, x)
         for one, x in zip(rows, values, strict=True)
-        if testable(count_positives(one.labels), len(one.labels), LEAST).any()
+        if testable(count_positives(one.labels), len(one.labels), _SETTINGS.least).any()
     ]
     if len(tests) < 2:
         return UnitCounts(0, 0, strict)
-    whole = [_scores(one, x, slice(None), LEAST) for one, x in tests]
-    finds = _joined(whole).finds(floor=FLOOR) & reached
+    whole = [_scores(one, x, slice(None), _SETTINGS.least) for one, x in tests]
+    finds = _found(whole) & reached
     halves = {}
     for confirms in (False, True):
         halves[confirms] = [
-            _scores(one, x, confirmation_half(one.stimuli) == confirms, _LEAST_IN_HALF)
+            _scores(one, x, confirmation_half(one.stimuli) == confirms, _SETTINGS.least_in_half)
             for one, x in tests
         ]
-    discovered = _joined(halves[False]).finds(floor=FLOOR) & reached
-    again = replicated(discovered, np.stack([p for p, _ in halves[True]]))
+    discovered = _found(halves[False]) & reached
+    confirmed = np.stack([p for p, _ in halves[True]])
+    again = replicated(discovered, confirmed, level=_SETTINGS.level)
     return UnitCounts(int(finds.any(axis=1).sum()), int(again.sum()), strict)
 
 
@@ -187,7 +184,7 @@ def _scores(
 ) -> tuple[Pairs, Pairs]:
     """Returns p values, the larger of raw and stratified, and AUROC."""
     labels, confounds = rows.labels[which], rows.confounds[which]
-    bins = min(_MOST_STRATA, len(labels) // _STIMULI_OF_A_STRATUM)
+    bins = _SETTINGS.bins(len(labels))
     strata = None
     varies = (confounds != confounds[:1]).any(axis=0)
     if bins > 1 and varies.any():
@@ -196,8 +193,9 @@ def _scores(
     return found.p_value, found.raw.auroc
 
 
-def _joined(scores: list[tuple[Pairs, Pairs]]):
-    return conjunction(np.stack([p for p, _ in scores]), np.stack([a for _, a in scores]))
+def _found(scores: list[tuple[Pairs, Pairs]]) -> Bool[np.ndarray, "units concepts"]:
+    both = conjunction(np.stack([p for p, _ in scores]), np.stack([a for _, a in scores]))
+    return both.finds(rate=_SETTINGS.rate, method=_SETTINGS.method, floor=_SETTINGS.floor)
 
 
 def curves(

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from clipjax.config import DualEncoderConfig
 from clipjax.core.mesh import batch_devices, local_rows, put_rows
 from clipjax.data.tokenizers import Tokenizer
+from clipjax.interpret.facet_samples import FacetSamples, sample_spec
 from clipjax.interpret.facets import Facet
 
 
@@ -46,23 +47,15 @@ def facet_batches(
     total, parts = len(facet.owner), batch_devices(mesh)
     size = -(-min(batch_size, total) // parts) * parts
     mine = local_rows(mesh, size)
+    source = FacetSamples(facet, tokenize)
+    shape, dtype = sample_spec(config, facet.rows.tower)
     views = np.bincount(facet.owner, minlength=len(facet.rows.stimuli))
     for first in range(0, total, size):
         samples = first + np.arange(size)
         counts = samples < total
         samples = np.where(counts, samples, 0)
-        x = _filled(facet, config, tokenize, samples[mine])
+        x = np.empty((len(mine), *shape), dtype)
+        for sample, row in zip(samples[mine], x, strict=True):
+            source.fill(int(sample), row)
         rows = facet.owner[samples]
         yield FacetBatch(put_rows(x, mine, size, mesh), rows, counts / views[rows])
-
-
-def _filled(
-    facet: Facet, config: DualEncoderConfig, tokenize: Tokenizer, samples: np.ndarray
-) -> np.ndarray:
-    if facet.rows.tower == "text":
-        return np.stack([tokenize(facet.text(int(i))) for i in samples]).astype(np.int32)
-    side = config.image.image_size
-    x = np.empty((len(samples), side, side, 3), np.uint8)
-    for i, out in zip(samples, x, strict=True):
-        facet.fill(int(i), out)
-    return x

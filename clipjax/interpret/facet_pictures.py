@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from clipjax.config import UserError
 from clipjax.core.progress import Progress
@@ -99,13 +99,3 @@ def picture_batches(
             valid = min(batch_size, count - step * batch_size)
             yield next(batches)["x"], valid
             told.advance(valid)
-
-
-def mean_of_samples(
-    rows: Float[np.ndarray, "samples embed"], facet: Facet
-) -> Float[np.ndarray, "rows embed"]:
-    """Returns the mean of the embeddings of the views of each stimulus, of unit length."""
-    total = np.zeros((len(facet.rows.stimuli), rows.shape[1]))
-    np.add.at(total, facet.owner, rows)
-    lengths = np.linalg.norm(total, axis=1, keepdims=True)
-    return total / np.where(lengths > 0, lengths, 1)

@@ -16,6 +16,7 @@ from clipjax.config.errors import UserError, did_you_mean
 from clipjax.core.files import replaced
 from clipjax.core.metrics import strict_json
 from clipjax.data.words import words_of
+from clipjax.interpret.scan_files import RECORD
 from clipjax.interpret.spaces import UnitName
 
 SCHEMA = 1
@@ -40,7 +41,8 @@ class Findings:
         """Returns the findings in the folder of a scan, without their arrays.
 
         Raises:
-            UserError: if there are none, or they are of another schema.
+            UserError: if there are none, or they are of another schema or of another scan than the
+                one that is there.
         """
         where = Path(path) / JSON
         try:
@@ -54,6 +56,11 @@ class Findings:
         if schema != SCHEMA:
             raise UserError(
                 f"{where}: has schema {schema}, this release reads {SCHEMA}. Test the scan again."
+            )
+        if content.get("scan") and content["scan"] != _key_of_scan(path, content["scan"]):
+            raise UserError(
+                f"{where}: is of another scan than the one that is there now. Test the scan again: "
+                f"clipjax neurons test --scan {path}."
             )
         return cls(content=content)
 
@@ -138,6 +145,15 @@ class Findings:
             concept["id"]: [concept["name"], *concept["words"]]
             for concept in self.content["data"]["concepts"]
         }
+
+
+def _key_of_scan(path: str | os.PathLike[str], default: str) -> str:
+    """Returns the key of the scan in a folder; the default where none can be read."""
+    try:
+        fields = json.loads((Path(path) / RECORD).read_text(encoding="utf-8"))
+        return fields.get("key", "")
+    except (OSError, ValueError, AttributeError):
+        return default
 
 
 @contextlib.contextmanager

@@ -19,8 +19,8 @@ from clipjax.core.mesh import make_mesh, replicated
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.inference.encoder import Encoder
 from clipjax.inference.load import Model
-from clipjax.interpret.detect import detect
 from clipjax.interpret.detect_settings import DetectSettings
+from clipjax.interpret.detection import detect
 from clipjax.interpret.planting import Plant, plant
 from clipjax.interpret.scan_files import Scan
 from clipjax.interpret.scanning import scan

@@ -18,6 +18,7 @@ from clipjax.data.pipeline import Batches, one_by_one
 from clipjax.data.tokenizers import Tokenizer
 from clipjax.interpret.accumulators import Accumulators, State
 from clipjax.interpret.activation_file import ActivationFile
+from clipjax.interpret.facet_samples import FacetSamples, sample_spec
 from clipjax.interpret.facets import Facet
 from clipjax.interpret.scan_files import ACTIVATIONS, Store, write_rows, write_summary
 from clipjax.interpret.scan_order import ScanBatch, ScanOrder
@@ -157,20 +158,16 @@ class FacetScan:
         return self._rows.labels[batch.rows] & (batch.rows >= 0)[:, None]
 
     def _batches(self, first: int) -> Batches:
-        facet, local, length = self._facet, self._tower.local_rows, self._length()
+        samples = FacetSamples(self._facet, self._tokenizer)
+        local = self._tower.local_rows
 
         def fill(sample: int, row: Mapping[str, np.ndarray]) -> None:
-            if sample < 0:
-                row["x"][...] = 0
-            elif self._rows.tower == "image":
-                facet.fill(sample, row["x"])
-            else:
-                row["x"][...] = self._tokenizer(facet.text(sample))[:length]
+            samples.fill(sample, row["x"])
 
         return Batches(
             lambda number: self._order[number].samples[local],
             one_by_one(fill),
-            self._tower.spec(length),
+            {"x": sample_spec(self._config, self._rows.tower, self._length())},
             first_step=min(first, self._order.batches - 1),
             stop_step=self._order.batches,
             ahead=1,

@@ -5,15 +5,17 @@
     facets/NAME.npz         the stimuli of a facet: ids, labels, confounds
     activations/NAME.npy    [stimuli, units], views averaged: float32, or uint8 quantile codes
     summaries/NAME.npz      exemplars and histograms of all units
+    controls/NAME           scans of other models, with the same stimuli
 
 Units of one facet stand side by side, path by path, in the order of `ScanRecord.paths`.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +23,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from clipjax.config.errors import UserError, did_you_mean
-from clipjax.core.files import replaced
+from clipjax.core.files import DAMAGED_ARRAYS, replaced
 from clipjax.data.concepts import Concept, load_concepts, save_concepts
 from clipjax.interpret.facets import FacetRows
 from clipjax.interpret.summaries import UnitSummary
@@ -29,6 +31,9 @@ from clipjax.interpret.summaries import UnitSummary
 SCHEMA = 1
 RECORD, CONCEPTS = "scan.json", "concepts.json"
 FACETS, ACTIVATIONS, SUMMARIES = "facets", "activations", "summaries"
+CONTROLS = "controls"
+
+_OF_UNITS = tuple(f.name for f in dataclasses.fields(UnitSummary) if f.name != "rows")
 
 Store = Literal["exact", "codes", "none"]
 """Whether activations are kept as float32, as one byte each, or not at all."""
@@ -44,6 +49,7 @@ class ScanRecord:
         step: of the checkpoint.
         config: of the model, as plain values.
         stimuli: where they came from.
+        reading: how they were read, see `Stimuli.reading`.
         paths: width of every unit path.
         facets: of each facet, the paths that it runs, in their order.
         pool: how places became one number: "max", "mean", "cls" or "eot".
@@ -53,6 +59,7 @@ class ScanRecord:
         seed: of the order of samples.
         seconds: of wall time.
         devices: how many, and what they are.
+        key: another one for another scan; "" where none was kept.
     """
 
     model: str
@@ -69,6 +76,8 @@ class ScanRecord:
     seed: int = 0
     seconds: float = 0.0
     devices: str = ""
+    reading: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    key: str = ""
 
     def columns(self, facet: str, path: str) -> slice:
         """Returns where the units of a path stand among those of a facet."""
@@ -106,7 +115,8 @@ class Scan:
             schema = fields.pop("schema")
             if schema != SCHEMA:
                 raise UserError(
-                    f"{where}: has schema {schema}, this release reads {SCHEMA}. Scan again."
+                    f"{where}: has schema {schema}, this release reads {SCHEMA}. Scan again "
+                    "with --force."
                 )
             fields["facets"] = {name: tuple(paths) for name, paths in fields["facets"].items()}
             self.record = ScanRecord(**fields)
@@ -160,13 +170,11 @@ class Scan:
         file = self.path / ACTIVATIONS / f"{facet}.npy"
         if self.record.store == "none":
             raise UserError(
-                f"{self.path}: kept no activations (store=none). Scan again with --store exact or "
-                "--store codes."
+                f"{self.path}: kept no activations (store=none). Scan again with --force and "
+                "--store exact or --store codes."
             )
-        try:
-            array = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file}: cannot be read ({error}). Scan again.") from error
+        with _reading(file):
+            array = np.lib.format.open_memmap(file, mode="r")
         return array[:, self.record.columns(facet, path)]
 
     def summary(self, facet: str, path: str) -> UnitSummary:
@@ -177,10 +185,11 @@ class Scan:
         """
         self._check_runs(facet, path)
         part = self.record.columns(facet, path)
-        arrays = _load(self.path / SUMMARIES / f"{facet}.npz")
-        rows = int(arrays.pop("rows"))
-        known = {field.name for field in dataclasses.fields(UnitSummary)}
-        kept: dict[str, Any] = {name: arrays[name][part] for name in known - {"rows"}}
+        file = self.path / SUMMARIES / f"{facet}.npz"
+        with _reading(file):
+            arrays = _load(file)
+            rows = int(arrays["rows"])
+            kept: dict[str, Any] = {name: arrays[name][part] for name in _OF_UNITS}
         return UnitSummary(rows=rows, **kept)
 
     def rank_sums(self, facet: str, path: str) -> np.ndarray:
@@ -190,7 +199,9 @@ class Scan:
         """
         self._check_runs(facet, path)
         part = self.record.columns(facet, path)
-        return _load(self.path / SUMMARIES / f"{facet}.npz")["rank_sums"][part]
+        file = self.path / SUMMARIES / f"{facet}.npz"
+        with _reading(file):
+            return _load(file)["rank_sums"][part]
 
     def _check_facet(self, facet: str) -> None:
         if facet not in self.record.facets:
@@ -229,6 +240,7 @@ def write_scan(
         rank_sums: likewise [units, concepts]; zeros by default.
     """
     path = Path(path)
+    (path / RECORD).unlink(missing_ok=True)  # not whole until all is written
     for folder in (FACETS, ACTIVATIONS, SUMMARIES):
         (path / folder).mkdir(parents=True, exist_ok=True)
     for facet in record.facets:
@@ -270,19 +282,47 @@ def finish_scan(path: Path, record: ScanRecord, concepts: list[Concept]) -> None
         file.write((json.dumps(fields, indent=1, ensure_ascii=False) + "\n").encode())
 
 
+def facet_is_whole(path: Path, record: ScanRecord, facet: str) -> bool:
+    """Returns whether all files of a facet are in the folder of a scan and can be read."""
+    try:
+        rows = len(_read_rows(path / FACETS / f"{facet}.npz").stimuli)
+        file = path / SUMMARIES / f"{facet}.npz"
+        with _reading(file):
+            arrays = _load(file)
+            found = {len(arrays[name]) for name in (*_OF_UNITS, "rank_sums")}
+            same = int(arrays["rows"]) == rows
+        if record.store != "none":
+            file = path / ACTIVATIONS / f"{facet}.npy"
+            with _reading(file):
+                kept = np.lib.format.open_memmap(file, mode="r")
+            same = same and kept.shape == (rows, record.width(facet))
+    except UserError:
+        return False
+    return same and found == {record.width(facet)}
+
+
 def _read_rows(path: Path) -> FacetRows:
-    arrays = _load(path)
-    fields: dict[str, Any] = {name: arrays[name] for name in ("labels", "confounds")}
-    for name in ("stimuli", "texts", "confound_names"):
-        fields[name] = tuple(json.loads(str(arrays[name])))
-    for name in ("name", "tower", "is_control", "samples"):
-        fields[name] = arrays[name].item()
-    return FacetRows(**fields)
+    with _reading(path):
+        arrays = _load(path)
+        fields: dict[str, Any] = {name: arrays[name] for name in ("labels", "confounds")}
+        for name in ("stimuli", "texts", "confound_names"):
+            fields[name] = tuple(json.loads(str(arrays[name])))
+        for name in ("name", "tower", "is_control", "samples"):
+            fields[name] = arrays[name].item()
+        return FacetRows(**fields)
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Says which file it was that could not be read, cut short or without one of its arrays."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Scan again.") from error
+        yield
+    except DAMAGED_ARRAYS as error:
+        raise UserError(
+            f"{path}: cannot be read ({type(error).__name__}: {error}). Scan again."
+        ) from error

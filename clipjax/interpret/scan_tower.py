@@ -93,17 +93,6 @@ class ScanTower:
             out_shardings=(*places, whole),
         )
 
-    def spec(self, length: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Returns shape and type of a sample.
-
-        Args:
-            length: of the texts.
-        """
-        if self._tower == "image":
-            side = self._config.image.image_size
-            return {"x": ((side, side, 3), np.dtype(np.uint8))}
-        return {"x": ((length,), np.dtype(np.int32))}
-
     def start(self) -> jax.Array:
         """Returns what is carried into the first batch."""
         return self._zero()

@@ -1,11 +1,12 @@
 """Shows a model all stimuli once and keeps how each of its units answered."""
 
 import dataclasses
+import fnmatch
 import functools
 import hashlib
 import json
 import os
-import shutil
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,25 +14,14 @@ from typing import Any, Literal, get_args
 
 import jax
 
-from clipjax.config import DualEncoderConfig, UsageError, UserError
-from clipjax.core.distributed import broadcast_int
-from clipjax.core.files import replaced
+from clipjax.config import DualEncoderConfig, UsageError, UserError, did_you_mean
 from clipjax.core.mesh import batch_devices
 from clipjax.inference.load import Model
 from clipjax.interpret.accumulators import Accumulators
 from clipjax.interpret.facets import FacetRows, Tower
 from clipjax.interpret.scan_facet import FacetScan, Programs, Settings
-from clipjax.interpret.scan_files import (
-    ACTIVATIONS,
-    CONCEPTS,
-    FACETS,
-    RECORD,
-    SUMMARIES,
-    Scan,
-    ScanRecord,
-    Store,
-    finish_scan,
-)
+from clipjax.interpret.scan_files import Scan, ScanRecord, Store
+from clipjax.interpret.scan_folder import ScanFolder
 from clipjax.interpret.scan_tower import ScanTower, tower_paths
 from clipjax.interpret.stimuli import Stimuli
 from clipjax.interpret.summaries import BINS, EXEMPLARS
@@ -40,10 +30,10 @@ from clipjax.models.units import unit_paths
 Pool = Literal["max", "mean", "cls", "eot"]
 
 PILOT = 2048
-_WORK, _ABOUT = ".scan", "about.json"
 _SAVE_EVERY = 200  # batches
 _MOST_EXACT_BYTES = 4 << 30
 _MOST_CODES = 256
+_MOST_SEEDS = 1 << 63
 
 
 def scan(  # noqa: PLR0913 (each is a choice of the user)
@@ -95,13 +85,14 @@ def scan(  # noqa: PLR0913 (each is a choice of the user)
 
     Raises:
         UserError: if a unit is unknown (with the nearest name), an activation is not finite (with
-            unit and stimulus), a picture does not decode, or `out` holds another scan.
+            unit and stimulus), a picture does not decode, or `out` holds another scan, files that
+            are not of a scan, or one that another process is writing.
         UsageError: for a setting that cannot be.
     """
     started = time.monotonic()
     paths = _paths_by_facet(model, stimuli, units)
     widths = {path: width for of_facet in paths.values() for path, width in of_facet.items()}
-    _check(pool, k, bins, pilot, batch_size, save_every)
+    _check(pool, k, bins, pilot, batch_size, save_every, seed)
     settings = Settings(
         pilot=pilot,
         store=_store(store, {n: (stimuli.facets[n].rows, p) for n, p in paths.items()}),
@@ -122,29 +113,35 @@ def scan(  # noqa: PLR0913 (each is a choice of the user)
         exemplars=k,
         seed=seed,
         devices=_devices(model.encoder.mesh),
+        reading=dict(stimuli.reading),
     )
-    folder = _Folder(Path(out), _about(record, stimuli, pilot))
-    if folder.begin(resume=resume, force=force):
-        return Scan(out)
+    about = _about(record, stimuli, pilot)
+    record = dataclasses.replace(record, key=about["key"])
+    folder = ScanFolder(Path(out), about)
     programs: dict[Tower, Programs] = {}
-    for facet in paths:
-        if folder.has(facet):
-            continue
-        tower = stimuli.facets[facet].rows.tower
-        if tower not in programs:
-            programs[tower] = _programs_of(model, stimuli, tower, paths[facet], record, batch_size)
-        FacetScan(
-            stimuli.facets[facet],
-            model.config,
-            model.params,
-            model.tokenizer,
-            programs[tower],
-            settings,
-            folder.path,
-            folder.states,
-        ).run()
-    seconds = round(time.monotonic() - started, 3)
-    folder.finish(dataclasses.replace(record, seconds=seconds), stimuli)
+    with folder.held():
+        if folder.begin(record, resume=resume, force=force):
+            return Scan(out)
+        for facet in paths:
+            if folder.has(record, facet):
+                continue
+            tower = stimuli.facets[facet].rows.tower
+            if tower not in programs:
+                programs[tower] = _programs_of(
+                    model, stimuli, tower, paths[facet], record, batch_size
+                )
+            FacetScan(
+                stimuli.facets[facet],
+                model.config,
+                model.params,
+                model.tokenizer,
+                programs[tower],
+                settings,
+                folder.path,
+                folder.states,
+            ).run()
+        seconds = round(time.monotonic() - started, 3)
+        folder.finish(dataclasses.replace(record, seconds=seconds), stimuli.concepts)
     return Scan(out)
 
 
@@ -153,6 +150,14 @@ def _paths_by_facet(
 ) -> dict[str, dict[str, int]]:
     """Returns the units that each facet runs; facets that run none are left out."""
     patterns = list(units) or _default_units(model)
+    there = unit_paths(model.config)
+    for pattern in patterns:
+        if not fnmatch.filter(there, pattern):
+            told = dict.fromkeys(re.sub(r"/\d+/", "/*/", path) for path in there)
+            raise UserError(
+                f"units: {pattern!r} fits no unit of the model.{did_you_mean(pattern, there)} "
+                f"There are {', '.join(told)}."
+            )
     found = {
         name: tower_paths(model.config, facet.rows.tower, patterns)
         for name, facet in stimuli.facets.items()
@@ -211,7 +216,9 @@ def _default_units(model: Model) -> list[str]:
     return ["image/*/mlp_act" if hidden else "image/*/out", "shared/embed"]
 
 
-def _check(pool: str, k: int, bins: int, pilot: int, batch_size: int, save_every: int) -> None:
+def _check(
+    pool: str, k: int, bins: int, pilot: int, batch_size: int, save_every: int, seed: int
+) -> None:
     if pool not in get_args(Pool):
         raise UsageError(f"pool={pool!r}: is none of {', '.join(get_args(Pool))}.")
     if not 3 <= bins <= _MOST_CODES:
@@ -224,6 +231,8 @@ def _check(pool: str, k: int, bins: int, pilot: int, batch_size: int, save_every
     ):
         if number < 1:
             raise UsageError(f"{what}={number}: is not positive.")
+    if not 0 <= seed < _MOST_SEEDS:
+        raise UsageError(f"seed={seed}: wanted 0 to 2**63 - 1.")
 
 
 def _store(
@@ -244,77 +253,9 @@ def _devices(mesh: jax.sharding.Mesh) -> str:
 def _about(record: ScanRecord, stimuli: Stimuli, pilot: int) -> dict[str, Any]:
     """Returns what makes two scans the same, as plain values."""
     fields = dataclasses.asdict(record)
-    for name in ("seconds", "devices", "config", "model", "step"):
+    for name in ("seconds", "devices", "config", "model", "step", "reading", "key"):
         del fields[name]
     order = list(record.paths)  # a mapping of JSON has none
     fields |= {"digest": stimuli.digest, "pilot": pilot, "order": order}
     key = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
     return {"key": key, "model": record.model, "stimuli": record.stimuli}
-
-
-class _Folder:
-    """The folder of a scan that is being written; process 0 changes it, all look at it."""
-
-    def __init__(self, path: Path, about: Mapping[str, Any]):
-        self.path, self._about = path, about
-        self.states = (path / _WORK / "states").absolute()
-        self._primary = jax.process_index() == 0
-
-    def begin(self, *, resume: bool, force: bool) -> bool:
-        """Makes the folder ready; returns whether the scan is whole already.
-
-        Raises:
-            UserError: if there is another scan, or the folder cannot be made.
-        """
-        whole = False
-        if self._primary:
-            try:
-                whole = self._ready(resume, force)
-            except OSError as error:
-                raise UserError(f"{self.path}: cannot be written ({error.strerror}).") from error
-        return bool(broadcast_int(int(whole)))
-
-    def has(self, facet: str) -> bool:
-        """Returns whether a facet is done."""
-        return bool(broadcast_int(int((self.path / SUMMARIES / f"{facet}.npz").is_file())))
-
-    def finish(self, record: ScanRecord, stimuli: Stimuli) -> None:
-        """Writes the record: with it the scan is whole."""
-        if self._primary:
-            finish_scan(self.path, record, list(stimuli.concepts))
-            shutil.rmtree(self.states, ignore_errors=True)
-        broadcast_int(0)  # nobody reads before process 0 has written
-
-    def _ready(self, resume: bool, force: bool) -> bool:
-        about = self.path / _WORK / _ABOUT
-        found: Mapping[str, Any] = {}
-        if about.is_file():
-            try:
-                found = json.loads(about.read_text())
-            except ValueError:
-                found = {"model": "a scan that is damaged"}
-        elif (self.path / RECORD).exists():
-            found = {"model": "another program"}
-        same = found.get("key") == self._about["key"]
-        if same and resume and not force:
-            if (self.path / RECORD).is_file():
-                return True
-        elif found and not (same or force):
-            raise UserError(
-                f"{self.path}: holds a scan of {found.get('model') or 'another model'} with "
-                f"{found.get('stimuli', 'other stimuli')}, or with other settings. Name another "
-                "folder, or add --force to replace it."
-            )
-        else:
-            self._clear()
-        for folder in (FACETS, ACTIVATIONS, SUMMARIES, _WORK):
-            (self.path / folder).mkdir(parents=True, exist_ok=True)
-        with replaced(about) as file:
-            file.write(json.dumps(self._about, indent=1).encode())
-        return False
-
-    def _clear(self) -> None:
-        for name in (RECORD, CONCEPTS):
-            (self.path / name).unlink(missing_ok=True)
-        for name in (_WORK, FACETS, ACTIVATIONS, SUMMARIES):
-            shutil.rmtree(self.path / name, ignore_errors=True)

@@ -178,9 +178,11 @@ def spaces_of(scan: Scan, settings: DetectSettings) -> tuple[list[Space], list[s
     for path in _fitting(scan, settings.units):
         facets = tuple(name for name in tested if name in scan.facets_of(path))
         if len(facets) < max(2, settings.required or 2):
+            few = (settings.required or 2) <= 2
+            needed = "two or more" if few else f"{settings.required} (--required)"
             lines.append(
                 f"{path}: not tested; it runs {', '.join(facets) or 'no facet'} of "
-                f"{', '.join(tested)}, and two or more are needed"
+                f"{', '.join(tested)}, and {needed} are needed"
             )
             continue
         space = Space(
@@ -188,13 +190,18 @@ def spaces_of(scan: Scan, settings: DetectSettings) -> tuple[list[Space], list[s
             path=path,
             facets=facets,
             controls=tuple(name for name in controls if name in scan.facets_of(path)),
+            signed=is_signed(scan, path, facets),
         )
-        # A ReLU leaves nothing below 0: then the axis has one direction.
-        signed = path == EMBED and any(float(space.summary(f).low.min()) < 0 for f in facets)
-        spaces.append(dataclasses.replace(space, signed=signed))
+        spaces.append(space)
     if not spaces:
         raise UserError(f"{scan.path}: no units can be tested. {'. '.join(lines)}.")
     return spaces, lines
+
+
+def is_signed(scan: Scan, path: str, facets: Sequence[str]) -> bool:
+    """Returns whether both directions of a path's coordinates are units, by these facets."""
+    # A ReLU leaves nothing below 0: then the axis has one direction.
+    return path == EMBED and any(float(scan.summary(f, path).low.min()) < 0 for f in facets)
 
 
 def _chosen(scan: Scan, settings: DetectSettings) -> tuple[list[str], list[str]]:

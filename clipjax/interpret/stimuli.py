@@ -28,6 +28,8 @@ class Stimuli:
         concepts: in the order of the labels.
         digest: another one for other stimuli, texts or labels.
         notes: what people should know, one line each.
+        reading: what else `open_stimuli` was told of where and how to read: root, caption,
+            concept_column. With the name it opens them once more.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Stimuli:
     concepts: Sequence[Concept]
     digest: str
     notes: Sequence[str] = ()
+    reading: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def open_stimuli(
@@ -80,9 +83,10 @@ def open_stimuli(
     else:
         from clipjax.interpret.stimuli_shards import Reading, open_shards
 
-        reading = Reading(name, root, caption, concept_column)
-        found = open_shards(reading, config, tokenizer, facets, given)
-    return _checked(dataclasses.replace(found, name=name))
+        shards = Reading(name, root, caption, concept_column)
+        found = open_shards(shards, config, tokenizer, facets, given)
+    reading = {"root": root, "caption": caption, "concept_column": concept_column}
+    return _checked(dataclasses.replace(found, name=name, reading=reading))
 
 
 def stimuli_of(

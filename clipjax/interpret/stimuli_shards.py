@@ -68,8 +68,8 @@ def open_shards(
     Raises:
         UserError: if there are no samples, one cannot be read, or no concept is found.
     """
-    wanted = wanted_facets(reading.address, FACETS, facets)
     source = _opened(reading)
+    wanted = wanted_facets(reading.address, FACETS, facets)
     stimuli, captions, said = _read(source, reading)
     found = _concepts(captions, said) if concepts is None else list(concepts)
     if not found:

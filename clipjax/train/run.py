@@ -1,14 +1,13 @@
 """The whole wiring of a run, readable top to bottom, callable from a test or a notebook."""
 
+import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from clipjax.config import TrainConfig, UserError, to_json_dict
 from clipjax.core.checkpoint import CheckpointReader, CheckpointWriter, write_atomically
 from clipjax.core.chips import peak_flops
 from clipjax.core.distributed import broadcast_bytes, broadcast_int
+from clipjax.core.folder_lock import locked_folder
 from clipjax.core.lifeline import Lifeline
 from clipjax.core.mesh import make_mesh
 from clipjax.core.metrics import make_sinks, strict_json
@@ -317,36 +317,8 @@ def _same_everywhere(config: TrainConfig, record: Mapping[str, Any]) -> None:
         )
 
 
-class _locked:  # noqa: N801
+def _locked(workdir: Path) -> contextlib.AbstractContextManager[None]:
     """Holds the working directory for one run at a time (process 0)."""
-
-    def __init__(self, workdir: Path):
-        self._workdir = workdir
-        self._file: TextIO | None = None
-
-    def __enter__(self) -> None:
-        if jax.process_index() != 0:
-            return
-        try:
-            self._workdir.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._workdir / ".lock", "a+")
-        except OSError as error:
-            raise UserError(
-                f"--workdir={self._workdir}: cannot be written (expected a folder; "
-                f"{error.strerror})."
-            ) from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.seek(0)
-            raise UserError(
-                f"--workdir={self._workdir}: another run (pid {self._file.read().strip()}) is "
-                "writing here. Wait for it, or give another --workdir."
-            ) from error
-        self._file.truncate(0)
-        self._file.write(str(os.getpid()))
-        self._file.flush()
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+    if jax.process_index() != 0:
+        return contextlib.nullcontext()
+    return locked_folder(workdir, "--workdir", "run")

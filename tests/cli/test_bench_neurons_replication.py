@@ -46,6 +46,6 @@ def test_a_model_that_learnt_nothing_misses_the_bar_and_passes_as_a_control(
 def test_the_bars(trained_models, tmp_path, monkeypatch, pairs, rise, passed):
     names = ("pairs", "replicated_pairs", "replicated_units", "replicated_concepts")
     monkeypatch.setattr(module, "_found", lambda model, out: dict.fromkeys(names, pairs))
-    monkeypatch.setattr(module, "rises", lambda workdir, curves: {module.CURVE: rise})
+    monkeypatch.setattr(module, "rises", lambda *_: {module.CURVE: rise, module.PAIRS: 0.5})
     rows = run(tmp_path, [0])["models"]
     assert [row["passed"] for row in rows] == [passed, False, False]

@@ -1,4 +1,4 @@
-"""The benchmark of feature pictures draws the best units and has them judged by another model."""
+"""The benchmark of feature pictures draws the best units and has them judged by other models."""
 
 import argparse
 
@@ -7,6 +7,7 @@ import pytest
 
 from clipjax.cli import bench_neurons_vis
 from clipjax.cli.bench_neurons_runs import RECIPE
+from clipjax.interpret.judge import Judgement
 from clipjax.interpret.world_units import FACETS, WorldUnits
 
 PATH = "image/blocks/0/mlp_act"
@@ -40,20 +41,36 @@ def run(seeds, **given):
     return bench_neurons_vis.run(argparse.Namespace(seeds=seeds, **{**args, **given}))
 
 
-def test_each_model_is_judged_by_the_next(found, trained_seeds, capsys):
-    figures = run([4, 9])
-    assert trained_seeds == [4, 9, 9, 4]
-    assert [(row["seed"], row["judge"], row["pictures"]) for row in figures["models"]] == [
-        (4, 9, 2),
-        (9, 4, 2),
+def test_each_model_is_judged_by_all_others(found, trained_seeds, monkeypatch, capsys):
+    shares = iter([0.5, 0.0, 1.0, 0.5, 0.0, 0.0])
+
+    def judge(model, pictures, said, names, noise):
+        assert (said, len(pictures)) == ([5, 2], 2)
+        share = next(shares)
+        return Judgement(
+            predicted=np.zeros(2, int),
+            share=share,
+            chance=1 / 24,
+            noise_share=share / 10,
+            others_share=0.25,
+        )
+
+    monkeypatch.setattr("clipjax.interpret.judge.judge", judge)
+    figures = run([4, 9, 2])
+    assert trained_seeds == [4, 9, 2, 9, 4, 2, 2, 4, 9]
+    rows = figures["models"]
+    assert [(row["seed"], row["judges"]) for row in rows] == [
+        (4, [9, 2]),
+        (9, [4, 2]),
+        (2, [4, 9]),
     ]
-    for row in figures["models"]:
-        assert row["chance"] == pytest.approx(1 / 24)
-        assert row["share"] in (0, 0.5, 1)
-        assert row["ratio"] == pytest.approx(24 * row["share"])
-        assert row["passed"] == (row["ratio"] >= 5 and row["noise_ratio"] < 1.5)
-    assert figures["passed"] == all(row["passed"] for row in figures["models"])
-    assert capsys.readouterr().out.count("words 4") == 2
+    assert [row["share"] for row in rows] == [0.25, 0.75, 0]
+    assert [row["ratio"] for row in rows] == pytest.approx([6, 18, 0])
+    assert rows[0]["ratios"] == pytest.approx([12, 0])
+    assert [row["noise_ratio"] for row in rows] == pytest.approx([0.6, 1.8, 0])
+    assert [row["passed"] for row in rows] == [True, False, False]  # noise; nothing
+    assert not figures["passed"]
+    assert "9: 12.0, 2: 0.0" in capsys.readouterr().out
 
 
 def test_the_best_units_come_first(found, trained_seeds, monkeypatch):
@@ -63,7 +80,7 @@ def test_the_best_units_come_first(found, trained_seeds, monkeypatch):
         drawn.append((path, units, how.steps))
         return np.zeros((len(units), 16, 16, 3), np.uint8), np.zeros(len(units))
 
-    monkeypatch.setattr("clipjax.interpret.visualise.visualise", visualise)
+    monkeypatch.setattr("clipjax.interpret.feature_pictures.visualise", visualise)
     run([0])
     run([0], most=1)
     assert drawn == [(PATH, [3, 1], 2), (PATH, [3], 2)]
@@ -72,5 +89,5 @@ def test_the_best_units_come_first(found, trained_seeds, monkeypatch):
 def test_a_model_without_such_units_misses_the_bar(found, trained_seeds, capsys):
     found.auroc["word"][:] = 0.5
     figures = run([0])
-    assert figures["models"] == [{"seed": 0, "judge": 1, "pictures": 0, "passed": False}]
+    assert figures["models"] == [{"seed": 0, "judges": [1], "pictures": 0, "passed": False}]
     assert "words 0 !" in capsys.readouterr().out

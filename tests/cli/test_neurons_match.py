@@ -1,11 +1,13 @@
 """`clipjax neurons dissect` and `match` on scans whose truth is known."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from clipjax.cli import neurons_dissect
 from clipjax.cli.main import main
 from clipjax.data.concepts import Concept
 from clipjax.interpret.facets import FacetRows
@@ -124,6 +126,9 @@ def test_other_stimuli_are_an_error(neurons, scan, tmp_path):
     assert "facets photo and caption share 0 stimuli" in err
 
 
+SIDES = ["--path=image/a", "--other_path=text/b"]
+
+
 @pytest.mark.parametrize(
     ("flags", "status", "why"),
     [
@@ -132,6 +137,12 @@ def test_other_stimuli_are_an_error(neurons, scan, tmp_path):
         (["--path=image/a", "--other_facet=caption"], 1, "caption does not run image/a"),
         (["--path=shared/embed", "--other_facet=captoin"], 1, "Did you mean 'caption'"),
         (["--path=image/a", "--other_path=text/b", "--shuffles=0"], 2, "--shuffles=0"),
+        ([*SIDES, "--q=7"], 2, "--q=7.0: expected a rate between 0 and 1"),
+        ([*SIDES, "--q=nan"], 2, "--q=nan: expected a rate"),
+        ([*SIDES, "--floor=9"], 2, "--floor=9.0: expected a correlation, -1 to 1"),
+        ([*SIDES, "--seed=-1"], 2, "--seed=-1: expected 0 or more"),
+        ([*SIDES, "--neighbours=30"], 2, "--neighbours=30: image/a has 30 units"),
+        (["--path=image/a", "--other_path=shared/embed", "--neighbours=4"], 2, "has 4 units"),
     ],
 )
 def test_what_cannot_be_matched_is_an_error(neurons, scan, flags, status, why):
@@ -158,6 +169,8 @@ def test_units_are_named_and_noise_is_not(neurons, scan):
         (["--facet=foto"], 1, "Did you mean 'photo'"),
         (["--concepts=words.txt"], 2, "--concepts needs --judge"),
         (["--q=0"], 2, "--q=0"),
+        (["--seed=-1"], 2, "--seed=-1: expected 0 or more"),
+        (["--judge=x", "--concepts=none.json"], 1, "none.json: cannot be read as concepts"),
         (["--scan=nowhere"], 1, "not a whole scan"),
     ],
 )
@@ -166,3 +179,38 @@ def test_what_cannot_be_dissected_is_an_error(neurons, scan, flags, status, why)
     code, _, _, err = neurons("dissect", *given)
     assert code == status
     assert why in err
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.txt", "cat\n\nbig dog\n"),
+        ("a.json", '[{"id": "c", "name": "cat"}, {"id": "d", "name": "big dog"}]'),
+        ("a.yaml", "- {id: c, name: cat}\n- {id: d, name: big dog}\n"),
+    ],
+)
+def test_texts_of_a_judge_are_lines_or_concepts(neurons, scan, tmp_path, monkeypatch, name, text):
+    (tmp_path / name).write_text(text)
+    asked = []
+
+    def judged(args, scan, facet, names):
+        asked.extend(names)
+        return np.random.default_rng(0).random((STIMULI, 2))
+
+    monkeypatch.setattr(neurons_dissect, "_judged", judged)
+    flags = ("--judge=other", f"--concepts={tmp_path / name}", "--draws=9")
+    assert neurons("dissect", f"--scan={scan}", *flags)[0] == 0
+    assert asked == ["cat", "big dog"]
+
+
+@pytest.mark.parametrize(("command", "flags"), [("match", SIDES), ("dissect", ["--judge=nowhere"])])
+def test_a_scan_that_cannot_be_written_is_told_before_the_work(
+    neurons, scan, tmp_path, command, flags
+):
+    folder = tmp_path / "scan"
+    shutil.copytree(scan, folder)
+    (folder / f"{command}.json").unlink(missing_ok=True)
+    (folder / f"{command}.json").mkdir()
+    code, _, _, err = neurons(command, f"--scan={folder}", *flags)
+    assert code == 1
+    assert f"{command}.json: cannot be written (it is a folder)" in err

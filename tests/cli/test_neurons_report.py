@@ -7,8 +7,8 @@ import pytest
 from clipjax.cli.main import main
 from clipjax.config import DualEncoderConfig, ViTConfig
 from clipjax.data.writers import DONE
-from clipjax.interpret.detect import detect
 from clipjax.interpret.detect_settings import DetectSettings
+from clipjax.interpret.detection import detect
 from clipjax.interpret.scan_files import ScanRecord, write_scan
 from clipjax.interpret.stimuli import EMOJI_WORLD, open_stimuli
 from clipjax.interpret.summaries import summarise
@@ -101,9 +101,14 @@ def test_typographic_results_and_metrics_are_drawn(tested, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "status", "said"),
     [
-        (["--stimuli", "broken", "--root", "ROOT"], 1, "draw without: --no_pictures"),
+        (["--stimuli", "broken", "--root", "ROOT"], 1, "draw without pictures: --no_pictures"),
         (["--most", "0"], 2, "--most=0: expected 1 or more"),
-        (["--no_pictures", "--stimuli", "a"], 2, "give one of them"),
+        (["--no_pictures", "--stimuli", "a"], 2, "what --stimuli is for: give one of them"),
+        (["--no_pictures", "--root", "a"], 2, "what --root is for: give one of them"),
+        (["--no_pictures", "--caption", "a"], 2, "what --caption is for: give one of them"),
+        (["--no_pictures", "--concept_column", "a"], 2, "--concept_column is for: give one"),
+        (["--no_pictures", "--out", "none/a.html"], 1, "there is no folder none"),
+        (["--no_pictures", "--out", "ROOT"], 1, "it is a folder"),
         (["--metrics", "no/metrics.jsonl", "--no_pictures"], 1, "cannot be read"),
     ],
 )
@@ -128,7 +133,7 @@ def test_other_stimuli_are_told(tested, tmp_path, capsys):
     np.savez(rows, **changed)
     try:
         assert report("--scan", tested, "--out", tmp_path / "a.html") == 1
-        assert "the stimuli of photo are not those" in capsys.readouterr().err
+        assert "the facet photo holds other stimuli or labels" in capsys.readouterr().err
     finally:
         rows.write_bytes(before)
 

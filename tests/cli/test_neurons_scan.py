@@ -18,7 +18,7 @@ def run(*args):
 def scanned(trained, tmp_path_factory):
     """A run of ours and its untrained control, scanned; the figures."""
     folder = tmp_path_factory.mktemp("neurons")
-    args = ["--model", trained[0], "--stimuli", "emoji-world", "--facets", "photo,word,caption"]
+    args = ["--model", trained[0], "--stimuli", "emoji-world", "--facets", "photo, word,caption,"]
     args += ["--out", folder / "scan", "--batch_size", 8, "--bins", 16, "--k", 3]
     status = run(*args, "--control", "untrained", "--json", folder / "figures.json")
     assert status == 0
@@ -54,6 +54,10 @@ def test_again_is_done_at_once(scanned, capsys):
         (["--control", "shuffled"], 2, "shuffled=MODEL"),
         (["--control", "a=x", "--control", "a=y"], 2, "already"),
         (["--control", "../a=x"], 2, "NAME=MODEL"),
+        (["--control", "rotated=x"], 2, "my_rotated=MODEL"),
+        (["--control", "model=x"], 2, "another name"),
+        (["--units", "nosuch", "--force"], 1, "image/blocks/*/"),
+        (["--seed", "-1", "--force"], 2, "seed=-1"),
         (["--bins", "1000"], 2, "bins=1000"),
         (["--concepts", "nowhere.json"], 1, "nowhere.json"),
     ],

@@ -35,6 +35,11 @@ def test_a_picture_a_sheet_and_a_record(trained, tmp_path):
         ([], 2, "name units, or give the --scan"),
         (["shared/embed:5+", "--judge", "x"], 2, "--judge: needs --scan"),
         (["shared/embed:5+", "--steps", "0"], 2, "steps=0"),
+        (["shared/embed:5+", "--learning_rate", "nan"], 2, "learning_rate=nan"),
+        (["shared/embed:5+", "--learning_rate", "inf"], 2, "learning_rate=inf"),
+        (["shared/embed:5+", "--seed", "-1"], 2, "--seed=-1"),
+        (["--scan", "nowhere", "--most", "0"], 2, "--most=0"),
+        (["--scan", "nowhere", "--most", "-1"], 2, "--most=-1"),
         (["shared/embed"], 1, "names no unit"),
         (["--scan", "nowhere"], 1, "nowhere"),
     ],
@@ -43,3 +48,9 @@ def test_mistakes_are_one_line(args, status, told, tmp_path, capsys):
     assert run(*args, "--model", "nowhere", "--out", tmp_path / "out") == status
     assert told in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_work(tmp_path, capsys):
+    (tmp_path / "out").touch()
+    assert run("shared/embed:5+", "--model", "nowhere", "--out", tmp_path / "out") == 1
+    assert f"{tmp_path / 'out'}: cannot be made or written" in capsys.readouterr().err

@@ -1,11 +1,14 @@
 """Files and folders that appear whole or not at all."""
 
+import errno
 import os
 import subprocess
 import sys
 
 import pytest
 
+from clipjax.config import UserError
+from clipjax.core import files
 from clipjax.core.files import replaced, replaced_folder
 
 
@@ -102,3 +105,46 @@ def test_a_process_that_is_killed_leaves_the_old_folder(tmp_path, make_child_env
     assert left(path) == ["old"]
     # What it left behind is beside it, hidden, and never taken for the folder.
     assert [name for name in left(tmp_path) if not name.startswith(".")] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("none/a.json", "No such file or directory"),
+        ("folder", "Is a directory"),
+        ("file/a.json", "Not a directory"),
+        ("x" * 250, "File name too long"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path, name, why):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=rf"{name}: cannot be written \({why}\)"):  # noqa: SIM117
+        with replaced(tmp_path / name):
+            pytest.fail("the work was done")
+    assert left(tmp_path) == ["file", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.EACCES, UserError), (errno.EROFS, UserError), (errno.ENOSPC, OSError)],
+)
+@pytest.mark.parametrize("step", ["open", "os"])
+def test_only_what_a_person_can_mend_is_a_mistake(tmp_path, monkeypatch, number, kind, step):
+    """The superuser may write anywhere, so that the refusal is acted."""
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    if step == "open":
+        monkeypatch.setattr(files, "open", refuse, raising=False)
+    else:
+        monkeypatch.setattr(files.os, "replace", refuse)
+    with pytest.raises(kind, match=os.strerror(number)), replaced(tmp_path / "a.json") as file:
+        file.write(b"whole")
+    assert left(tmp_path) == []
+
+
+def test_an_error_of_the_block_is_no_mistake_of_a_person(tmp_path):
+    with pytest.raises(PermissionError), replaced(tmp_path / "a.json"):
+        raise PermissionError(errno.EACCES, "of something else")

@@ -102,6 +102,18 @@ def test_whatever_the_damage_nothing_but_an_error_for_people_comes_out(
     found.close()
 
 
+@pytest.mark.parametrize(("place", "bit"), [(8, 0x01), (8, 0x20), (10, 0x7F)])
+def test_a_member_that_says_it_is_encrypted_or_packed_otherwise_is_damaged(
+    tmp_path, content, place, bit
+):
+    """Flags, and the way of packing, in the directory at the end of the file."""
+    spoilt = bytearray(content)
+    spoilt[content.index(b"PK\x01\x02") + place] |= bit
+    (tmp_path / "w.npz").write_bytes(spoilt)
+    with pytest.raises(UserError, match="cut off or damaged"):
+        NpzFile(tmp_path / "w.npz")
+
+
 def test_damaged_numbers_are_named(tmp_path):
     write_npz(tmp_path / "w.npz", [("img/kernel", np.ones(10_000, np.float32))])
     spoilt = bytearray((tmp_path / "w.npz").read_bytes())

@@ -15,7 +15,8 @@ from clipjax.data.concepts import Concept
 from clipjax.inference.encoder import Encoder
 from clipjax.inference.load import Model
 from clipjax.interpret.dissect import given_similarity, wpmi_names
-from clipjax.interpret.facet_pictures import FacetPictures, image_facets, mean_of_samples
+from clipjax.interpret.facet_pictures import FacetPictures, image_facets
+from clipjax.interpret.facet_samples import mean_of_views
 from clipjax.interpret.facets import Facet, FacetRows
 from clipjax.interpret.head_effects import direct_effects
 from clipjax.interpret.head_texts import head_spans, last_layers
@@ -139,10 +140,10 @@ def test_pictures_are_those_of_the_facets_in_order():
 
 def test_views_of_a_stimulus_are_averaged():
     rows = np.random.default_rng(0).normal(size=(8, 3))
-    found = mean_of_samples(rows, FACETS["word"])
-    wanted = rows[:3].mean(axis=0)
-    np.testing.assert_allclose(found[0], wanted / np.linalg.norm(wanted))
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1)
+    found = mean_of_views(rows, FACETS["word"])
+    np.testing.assert_allclose(found[0], rows[:3].mean(axis=0))
+    np.testing.assert_allclose(found[1], rows[3])
+    assert len(found) == 5
 
 
 def test_texts_of_heads_are_those_of_their_effects(model, effects):
@@ -183,10 +184,11 @@ def neurons(model, monkeypatch, capsys, tmp_path):
     concepts = [Concept(word, word, (word,)) for word in WORDS]
     stimuli = types.SimpleNamespace(name="memory", facets=FACETS, concepts=concepts)
 
-    def open_stimuli(where, config, *, tokenizer=None, facets=None):
+    def open_stimuli(where, config, *, tokenizer=None, facets=None, **_):
         return stimuli
 
     monkeypatch.setattr("clipjax.interpret.stimuli.open_stimuli", open_stimuli)
+    monkeypatch.setattr("clipjax.interpret.reopened.open_stimuli", open_stimuli)
     monkeypatch.setattr("clipjax.inference.load.load", lambda *_, **__: model)
 
     def run(command, *flags):
@@ -307,7 +309,10 @@ def test_a_judge_of_itself_or_of_other_stimuli_is_refused(neurons, tmp_path):
     other = scan_of(tmp_path / "other", Pixels("photo", [1] * 9, 0), activations[:9])
     code, _, _, err = neurons("dissect", other, "--judge=m")
     assert code == 1
-    assert "are not those of the scan" in err
+    assert "photo holds other stimuli or labels" in err
+    code, _, _, err = neurons("dissect", other, "--root=data")
+    assert code == 2
+    assert "--root needs --judge" in err
 
 
 def test_the_facet_of_these_tests_is_one():

@@ -91,6 +91,30 @@ def test_a_scan_that_is_not_whole_or_of_another_schema_is_refused(scan):
         Scan(path.parent)
 
 
+@pytest.mark.parametrize("kept", [0, 2, 150])
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("facets/photo.npz", lambda scan: scan.rows("photo")),
+        ("activations/photo.npy", lambda scan: scan.activations("photo", "image/a")),
+        ("summaries/photo.npz", lambda scan: scan.summary("photo", "image/a")),
+        ("summaries/photo.npz", lambda scan: scan.rank_sums("photo", "image/a")),
+    ],
+)
+def test_files_that_are_cut_short_are_named(scan, name, read, kept):
+    path = scan[0].path / name
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UserError, match=rf"{name}: cannot be read .* Scan again\."):
+        read(Scan(path.parents[1]))
+
+
+def test_a_summary_without_an_array_is_refused(scan):
+    path = scan[0].path / "summaries" / "photo.npz"
+    np.savez(path, mean=np.zeros(5))
+    with pytest.raises(UserError, match=r"photo\.npz: cannot be read \(KeyError"):
+        scan[0].summary("photo", "image/a")
+
+
 def test_a_stimulus_that_is_there_twice_is_refused():
     with pytest.raises(UserError, match="the stimulus 's1' is there twice"):
         dataclasses.replace(rows(), stimuli=("s0", "s1", "s1", "s3", "s4", "s5"))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from clipjax.config import UsageError, UserError
+from clipjax.core.folder_lock import locked_folder
 from clipjax.interpret.scan_files import Scan
 from clipjax.interpret.scanning import scan
 from clipjax.interpret.statistics.ranks import facet_scores, of_rank_sums
@@ -267,13 +268,80 @@ def test_another_scan_is_not_written_over(whole, model, stimuli, tmp_path, chang
     assert scan(model, stimuli, out=out, force=True, **options).record.model == "other"
 
 
-def test_a_folder_of_something_else_is_not_removed(tmp_path, model, stimuli):
-    (tmp_path / "facets").mkdir()
-    (tmp_path / "facets" / "mine.txt").write_text("keep")
-    (tmp_path / "scan.json").write_text("{}")
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("name", ["scan.json", "concepts.json", "dataset.json", "facets/mine.txt"])
+def test_a_folder_of_something_else_is_not_touched(tmp_path, model, stimuli, name, force):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match="holds files that are not of a scan"):
+        scan(model, stimuli, out=tmp_path, force=force)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+
+
+def test_files_of_other_names_stay(tmp_path, model, stimuli):
+    (tmp_path / "controls").mkdir()
+    (tmp_path / "match.json").write_text("{}")
+    photo = tiny.stimuli_of("noise", [stimuli.facets["photo"]], tiny.CONCEPTS)
+    scan(model, photo, out=tmp_path, units=UNITS[:1], batch_size=16, force=True)
+    assert (tmp_path / "match.json").exists()
+    assert (tmp_path / "controls").exists()
+
+
+def test_what_was_found_goes_with_the_scan_that_is_replaced(whole, model, stimuli, tmp_path):
+    out = tmp_path / "o"
+    shutil.copytree(whole.path, out)
+    found = [out / name for name in ("neurons.json", "rsa.json", "controls/a/scan.json")]
+    found[-1].parent.mkdir(parents=True)
+    for path in found:
+        path.write_text("{}")
+    photo = tiny.stimuli_of("noise", [stimuli.facets["photo"]], tiny.CONCEPTS)
+    options = {"units": UNITS[:1], "batch_size": 16, "out": out}
     with pytest.raises(UserError, match="--force"):
+        scan(model, photo, **options)
+    assert all(path.exists() for path in found)
+    again = scan(model, photo, force=True, **options)
+    assert again.record.key != whole.record.key
+    assert not any(path.exists() for path in found)
+    found[0].write_text("{}")
+    scan(model, photo, force=True, **options)  # of the same scan it holds still
+    assert found[0].exists()
+
+
+def test_two_scans_cannot_share_a_folder(tmp_path, model, stimuli):
+    with (
+        locked_folder(tmp_path, "--out", "process"),
+        pytest.raises(UserError, match=rf"pid {os.getpid()}\) is writing here"),
+    ):
         scan(model, stimuli, out=tmp_path)
-    assert (tmp_path / "facets" / "mine.txt").read_text() == "keep"
+    assert os.listdir(tmp_path) == [".lock"]
+
+
+def test_damaged_files_are_made_again(whole, model, stimuli, tmp_path):
+    out = tmp_path / "o"
+    shutil.copytree(whole.path, out)
+    (out / "activations" / "photo.npy").write_bytes(b"")
+    (out / "facets" / "word.npz").write_bytes(b"PK")
+    (out / "concepts.json").unlink()
+    summary = out / "summaries" / "caption.npz"
+    before = summary.stat().st_mtime_ns
+    scan(model, stimuli, out=out, units=UNITS, batch_size=16, name="tiny")
+    same_scans(out, whole.path)
+    assert summary.stat().st_mtime_ns == before
+    summary.write_bytes(summary.read_bytes()[:-100])
+    (out / "scan.json").write_text("{")
+    scan(model, stimuli, out=out, units=UNITS, batch_size=16, name="tiny")
+    same_scans(out, whole.path)
+
+
+def test_a_scan_of_another_schema_is_replaced_with_force(whole, model, stimuli, tmp_path):
+    out = tmp_path / "o"
+    shutil.copytree(whole.path, out)
+    fields = json.loads((out / "scan.json").read_text())
+    (out / "scan.json").write_text(json.dumps({**fields, "schema": 99}))
+    photo = tiny.stimuli_of("noise", [stimuli.facets["photo"]], tiny.CONCEPTS)
+    with pytest.raises(UserError, match=r"of schema 99, .*--force"):
+        scan(model, stimuli, out=out, units=UNITS, batch_size=16)
+    assert scan(model, photo, out=out, batch_size=16, force=True).facets == ("photo",)
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
@@ -313,10 +381,12 @@ def test_a_bad_picture_ends_the_scan_with_its_name(tmp_path, model):
 def test_unknown_units_and_settings(tmp_path, model, stimuli):
     with pytest.raises(UserError, match=r"Did you mean .*mlp_act"):
         scan(model, stimuli, out=tmp_path, units=["image/blocks/0/mlp_atc"])
+    with pytest.raises(UserError, match=r"'nosuch' fits no unit .* image/blocks/\*/mlp_act, "):
+        scan(model, stimuli, out=tmp_path, units=["nosuch"])
     captions = tiny.stimuli_of("texts", [stimuli.facets["caption"]], tiny.CONCEPTS)
     with pytest.raises(UserError, match="none of image"):
         scan(model, captions, out=tmp_path, units=["image/*"])
-    for wrong in ({"bins": 257}, {"k": 0}, {"pilot": 0}, {"batch_size": 0}):
+    for wrong in ({"bins": 257}, {"k": 0}, {"pilot": 0}, {"batch_size": 0}, {"seed": -1}):
         with pytest.raises(UsageError, match=next(iter(wrong))):
             scan(model, stimuli, out=tmp_path, **wrong)
     assert not list(tmp_path.iterdir())

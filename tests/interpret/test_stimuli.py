@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from clipjax.data.tokenizers.byte import ByteTokenizer
 from clipjax.data.writers import write_members
 from clipjax.interpret import open_stimuli
 from clipjax.interpret.confounds import picture_confounds, text_confounds
+from clipjax.interpret.reopened import Whereabouts, reopen_facets
+from clipjax.interpret.scan_files import Scan, ScanRecord, write_scan
+from clipjax.interpret.summaries import summarise
 
 CONFIG = DualEncoderConfig(
     image=ViTConfig(depth=1, width=16, num_heads=1, image_size=32, patch_size=8),
@@ -178,6 +182,67 @@ def test_shards_by_a_column(shards, column):
 def test_shards_without_the_column(shards):
     with pytest.raises(UserError, match=r"--concept_column json.tag: .*has none"):
         open_stimuli(str(shards), CONFIG, concept_column="json.tag")
+
+
+def scan_of(stimuli, out):
+    """A scan of these stimuli that holds no activations."""
+    rows = {name: facet.rows for name, facet in stimuli.facets.items()}
+    record = ScanRecord(
+        model="runs/a",
+        identity="a",
+        step=1,
+        config=dataclasses.asdict(CONFIG),
+        stimuli=stimuli.name,
+        paths={"shared/embed": 2},
+        facets=dict.fromkeys(rows, ("shared/embed",)),
+        pool="max",
+        store="none",
+        bins=4,
+        exemplars=2,
+        reading=stimuli.reading,
+    )
+    acts = {name: np.zeros((len(one.stimuli), 2), np.float32) for name, one in rows.items()}
+    kept = {name: summarise(one, bins=4, exemplars=2) for name, one in acts.items()}
+    return write_scan(out, record, list(stimuli.concepts), rows, acts, kept)
+
+
+def test_stimuli_of_a_scan_are_opened_as_they_were_read(shards, tmp_path):
+    """Nobody says again where shards are, which captions they have and what says the concepts."""
+    parts = {"root": str(shards.parent), "caption": "json.captions", "concept_column": "json.tags"}
+    asked = open_stimuli(f"{shards.name}/*.tar", CONFIG, facets=["photo", "caption"], **parts)
+    scan_of(asked, tmp_path / "scan")
+    scan = Scan(tmp_path / "scan")
+    found = reopen_facets(scan, CONFIG)
+    assert found["caption"].text(3) == asked.facets["caption"].text(3)
+    moved = Whereabouts(stimuli=f"{shards}/*.tar", root="elsewhere")
+    assert list(reopen_facets(scan, CONFIG, moved)) == ["photo", "caption"]
+    other = Whereabouts(caption="json.tags")
+    with pytest.raises(UserError, match=r"photo holds other stimuli or labels.*--caption"):
+        reopen_facets(scan, CONFIG, other)
+
+
+@pytest.mark.parametrize("where", ["moved", "moved/*.tar"])
+def test_stimuli_that_are_gone_are_asked_for(shards, tmp_path, where):
+    root = str(shards.parent)
+    asked = open_stimuli(shards.name, CONFIG, facets=["photo", "caption"], root=root)
+    scan_of(dataclasses.replace(asked, name=where), tmp_path / "scan")
+    with pytest.raises(UserError, match="say where they are now with --stimuli and --root"):
+        reopen_facets(Scan(tmp_path / "scan"), CONFIG)
+
+
+def test_other_pictures_under_the_same_names_are_told(tmp_path):
+    members = list(samples())
+    write_members(tmp_path / "s", iter(members), shard_size=25)
+    asked = open_stimuli(str(tmp_path / "s"), CONFIG, concept_column="json.tags", facets=["photo"])
+    scan_of(asked, tmp_path / "scan")
+    reopen_facets(Scan(tmp_path / "scan"), CONFIG)
+    members[3] = {**members[3], "png": members[5]["png"]}
+    shutil.rmtree(tmp_path / "s")
+    write_members(tmp_path / "s", iter(members), shard_size=25)
+    with pytest.raises(UserError, match="photo holds other stimuli"):
+        reopen_facets(Scan(tmp_path / "scan"), CONFIG)
+    small = dataclasses.replace(CONFIG, image=dataclasses.replace(CONFIG.image, image_size=16))
+    reopen_facets(Scan(tmp_path / "scan"), small)  # seen smaller they say nothing of that
 
 
 def test_words_of_shards(shards):

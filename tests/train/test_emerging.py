@@ -13,8 +13,9 @@ from clipjax.core.distributed import Cluster, joined
 from clipjax.core.mesh import make_mesh
 from clipjax.data.tokenizers.byte import ByteTokenizer
 from clipjax.interchange.pretrained import open_pretrained
-from clipjax.interpret.emergence import Emergence, facet_embeds, open_for_run, picture_and_text
+from clipjax.interpret.emergence import Emergence, open_for_run, picture_and_text
 from clipjax.interpret.emergence_scores import unit_counts
+from clipjax.interpret.facet_samples import facet_embeds
 from clipjax.models import init_params, tapped, with_params
 from clipjax.train.emerging import emergence_actions
 from clipjax.train.run import run

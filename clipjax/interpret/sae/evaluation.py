@@ -38,7 +38,8 @@ class SaeScores:
         use, live = self.use, self.use.live
         ratio = self.cross_modal.ratio[live]
         ratio = ratio[np.isfinite(ratio)]
-        energy = np.log2(use.energy_ratio[live])
+        with np.errstate(divide="ignore"):  # a latent of texts alone has ratio 0
+            energy = np.log2(use.energy_ratio[live])
         energy = energy[np.isfinite(energy)]
         return {
             "pairs": use.pairs,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from clipjax.data.keyed import mix
 from clipjax.interpret.sae.features import Embeds
 from clipjax.interpret.sae.model import Sae
 from clipjax.interpret.scan_files import Scan, ScanRecord, write_scan
+from clipjax.interpret.scan_folder import held_for_latents
 from clipjax.interpret.spaces import EMBED
 from clipjax.interpret.summaries import summarise
 
@@ -35,7 +37,7 @@ def facet_embeds(scan: Scan, sae: Sae, facet: str) -> Embeds:
     if scan.record.store != "exact":
         raise UserError(
             f"{scan.path}: keeps activations as {scan.record.store}; an autoencoder needs them as "
-            "they are. Scan again with --store exact."
+            "they are. Scan again with --force --store exact."
         )
     embeds = np.array(scan.activations(facet, EMBED), np.float32)
     if embeds.shape[1] != sae.image_mean.size:
@@ -55,10 +57,11 @@ def scan_codes(scan: Scan, sae: Sae, name: str, out: str | os.PathLike[str]) -> 
         scan: of the model whose embeddings the autoencoder was trained on.
         sae: the autoencoder.
         name: of the autoencoder; units are `sae:NAME:INDEX`.
-        out: folder to write.
+        out: folder to write, new or of an earlier result.
 
     Raises:
-        UserError: if the scan lacks the shared embedding, or it does not fit the autoencoder.
+        UserError: if the scan lacks the shared embedding, it does not fit the autoencoder, or `out`
+            holds something else.
     """
     path = space_path(name)
     rows = {facet: scan.rows(facet) for facet in scan.facets_of(EMBED)}
@@ -70,6 +73,7 @@ def scan_codes(scan: Scan, sae: Sae, name: str, out: str | os.PathLike[str]) -> 
         **{
             **fields,
             "identity": f"{scan.record.identity} {sae_identity(sae)}",
+            "key": f"{scan.record.key} {sae_identity(sae)} {path}",
             "paths": {path: sae.options.latents},
             "facets": dict.fromkeys(rows, (path,)),
         }
@@ -78,7 +82,9 @@ def scan_codes(scan: Scan, sae: Sae, name: str, out: str | os.PathLike[str]) -> 
         facet: summarise(found, bins=record.bins, exemplars=record.exemplars)
         for facet, found in codes.items()
     }
-    return write_scan(out, record, scan.concepts, rows, codes, summaries)
+    about = {"key": record.key, "model": record.model, "stimuli": record.stimuli}
+    with held_for_latents(Path(out), about):
+        return write_scan(out, record, scan.concepts, rows, codes, summaries)
 
 
 def sae_identity(sae: Sae) -> str:

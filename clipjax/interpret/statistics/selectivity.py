@@ -11,6 +11,8 @@ from clipjax.interpret.statistics.ranks import midranks
 
 Responses = Float[np.ndarray, "stimuli units"]
 Dissimilarity = Float[np.ndarray, "stimuli stimuli"]
+Metric = Literal["correlation", "cosine", "euclidean"]
+Comparison = Literal["spearman", "pearson"]
 
 
 def selectivity_index(responses: Responses) -> Float[np.ndarray, " units"]:
@@ -94,9 +96,7 @@ class Similarity:
     p_value: float
 
 
-def dissimilarity(
-    responses: Responses, *, metric: Literal["correlation", "cosine", "euclidean"] = "correlation"
-) -> Dissimilarity:
+def dissimilarity(responses: Responses, *, metric: Metric = "correlation") -> Dissimilarity:
     """Returns how unlike the responses to each two stimuli are.
 
     Args:
@@ -128,7 +128,7 @@ def compare_dissimilarities(
     first: Dissimilarity,
     second: Float[np.ndarray, "_ _"],
     *,
-    method: Literal["spearman", "pearson"] = "spearman",
+    method: Comparison = "spearman",
     permutations: int = 999,
     seed: Seed = 0,
 ) -> Similarity:

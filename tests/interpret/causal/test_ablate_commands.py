@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import re
+import shutil
 import types
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from clipjax.config import UsageError, UserError
 from clipjax.data.concepts import Concept
 from clipjax.inference.load import Model
 from clipjax.interpret import reopened
-from clipjax.interpret.ablation import ablation, found_pairs, named_pairs
+from clipjax.interpret.ablation import ablation, check_named, found_pairs, named_pairs
 from clipjax.interpret.causal import causal_drop, steering_curve
 from clipjax.interpret.findings import Findings
 from clipjax.interpret.reopened import Reopened, reopen
@@ -128,6 +131,114 @@ def test_mistakes_are_told_before_the_model_is_loaded(scan):
         )
 
 
+LABELS = {"sae:mine": 24}
+
+
+@pytest.mark.parametrize(
+    ("unit", "paths", "said"),
+    [
+        (f"{PATH}:24", None, f"{PATH} has units 0 to 23, not 24"),
+        (f"{PATH}:3-", None, f"{PATH}:3-: the units of {PATH} have no sign"),
+        (f"{PATH}:3+", None, f"{PATH}:3+: the units of {PATH} have no sign"),
+        ("sae:mine:3", None, "sae:mine:3: latents of an autoencoder cannot"),
+        ("sae:mine:3", LABELS, "sae:mine:3: latents of an autoencoder cannot"),
+        (f"{PATH}:3", LABELS, f"{PATH}:3: latents of an autoencoder cannot"),
+    ],
+)
+@pytest.mark.parametrize("module", [neurons_ablate, neurons_steer])
+def test_units_that_cannot_be_changed_are_refused_first(scan, tmp_path, module, unit, paths, said):
+    folder = tmp_path / "scan"
+    shutil.copytree(scan, folder)
+    if paths is not None:
+        record = json.loads((folder / "scan.json").read_text())
+        record |= {"paths": paths, "facets": {name: list(paths) for name in record["facets"]}}
+        (folder / "scan.json").write_text(json.dumps(record))
+    words = ["--units", f"{unit}=cat"] if module is neurons_ablate else [unit, "--concept", "cat"]
+    with pytest.raises(UserError, match=re.escape(said)):
+        module.run(arguments(module, "--scan", str(folder), *words))
+
+
+def test_a_signed_embedding_has_signs(toy, tmp_path):
+    """A coordinate that may be negative is a unit in both directions; one above a ReLU is not."""
+    acts = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32)
+    for name, values, signed in (("plain", acts, True), ("relu", np.maximum(acts, 0), False)):
+        record = ScanRecord(
+            model="runs/toy",
+            identity="toy",
+            step=0,
+            config={},
+            stimuli="toy",
+            paths={"shared/embed": 8},
+            facets={"photo": ("shared/embed",)},
+            pool="max",
+            bins=8,
+            exemplars=3,
+        )
+        scan = write_scan(
+            tmp_path / name,
+            record,
+            [Concept(one, one, (one,)) for one in IDS],
+            {"photo": toy.facets["photo"].rows},
+            {"photo": values},
+            {"photo": summarise(values, bins=8, exemplars=3)},
+        )
+        unit = UnitName("shared/embed", 5, "-")
+        if signed:
+            check_named(scan, unit)
+        else:
+            with pytest.raises(UserError, match="have no sign"):
+                check_named(scan, unit)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "said"),
+    [
+        (["--seed=-1"], UsageError, "--seed=-1: expected 0 or more"),
+        (["--out=nowhere/a.json"], UserError, "--out=nowhere/a.json: cannot be written"),
+    ],
+)
+def test_what_would_lose_the_work_is_told_before_it(scan, words, kind, said):
+    with pytest.raises(kind, match=said):  # the model is nowhere
+        neurons_ablate.run(arguments(neurons_ablate, "--scan", str(scan), *words))
+
+
+def test_a_scan_that_cannot_be_written_is_told_before_the_work(scan, tmp_path):
+    folder = tmp_path / "scan"
+    shutil.copytree(scan, folder)
+    (folder / "ablation.json").unlink(missing_ok=True)
+    (folder / "ablation.json").mkdir()
+    with pytest.raises(UserError, match=r"ablation.json: cannot be written \(it is a folder\)"):
+        neurons_ablate.run(arguments(neurons_ablate, "--scan", str(folder)))
+
+
+def test_too_few_units_for_an_interval_are_told_before_the_work(toy, monkeypatch):
+    monkeypatch.setattr("clipjax.interpret.ablation.causal_drop", None)
+    facets = {"photo": toy.facets["photo"]}
+    enough = [(UnitName("image/blocks/0/mlp_act", unit), 0) for unit in range(20)]
+    pairs = [*enough, (UnitName(PATH, 3), 0)]
+    with pytest.raises(UserError, match=r"in photo: .*nothing to score.*--against.*--resamples"):
+        ablation(toy.model, facets, IDS, pairs, against=2, resamples=10)
+
+
+@pytest.mark.parametrize("amounts", ["nan", "0,inf", "-inf,0", "1e999"])
+def test_amounts_are_finite(scan, amounts):
+    words = [f"{PATH}:3", "--scan", str(scan), f"--amounts={amounts}"]
+    with pytest.raises(UsageError, match="wanted numbers"):
+        neurons_steer.run(arguments(neurons_steer, *words))
+
+
+def test_the_concept_of_a_unit_is_one_that_was_found():
+    unit = listed(3, "cat", "dog", "tree")
+    for concept, found in zip(unit["concepts"], (False, True, True), strict=True):
+        concept["found"] = found
+    content = {"schema": 1, "spaces": [], "units": [unit]}
+    assert named_pairs([f"{PATH}:3"], IDS, Findings(content=content)) == [(UnitName(PATH, 3), 1)]
+    for concept in unit["concepts"]:
+        concept["found"] = False
+    with pytest.raises(UserError, match=rf"no concept was found .*{PATH}:3=CONCEPT.*--concept"):
+        named_pairs([f"{PATH}:3"], IDS, Findings(content=content))
+
+
 def test_pairs_are_those_found_or_those_named():
     content = {
         "schema": 1,
@@ -172,6 +283,19 @@ def test_another_model_or_other_stimuli_than_those_of_the_scan_are_refused(
     assert reopen(whole, model="runs/b").facets == facets
     assert "is not the model that was scanned" in capsys.readouterr().err
     model.identity = toy.model.identity
+    gone = UserError("runs/toy: no such file or folder.")
+    monkeypatch.setattr(reopened, "load", Mock(side_effect=gone))
+    with pytest.raises(UserError, match=r"runs/toy: no such.*where it is now with --model"):
+        reopen(whole)
+    with pytest.raises(UserError, match=r"folder\.$"):
+        reopen(whole, model="runs/toy")
+    nameless = dataclasses.replace(whole.record, model="")
+    monkeypatch.setattr(whole, "record", nameless)
+    with pytest.raises(UserError, match="does not say which model was scanned"):
+        reopen(whole)
+    monkeypatch.undo()
+    monkeypatch.setattr(reopened, "load", lambda *_, **__: model)
+    monkeypatch.setattr(reopened, "open_stimuli", lambda *_, **__: stimuli)
     rows = dataclasses.replace(facets["edges"].rows, labels=~facets["edges"].rows.labels)
     facets["edges"] = dataclasses.replace(facets["edges"], rows=rows)
     with pytest.raises(UserError, match="the facet edges holds other stimuli or labels"):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from clipjax.config import UserError
+from clipjax.data.concepts import save_concepts
 from clipjax.interpret.controls import ROTATED, random_rotation, unit_permutation
-from clipjax.interpret.detect import detect
 from clipjax.interpret.detect_settings import DetectSettings
+from clipjax.interpret.detection import detect
 from clipjax.interpret.evidence import gather
 from clipjax.interpret.space_finds import find
 from clipjax.interpret.spaces import spaces_of
@@ -108,6 +109,20 @@ def test_a_control_of_other_stimuli_is_refused(plants, tmp_path):
     acts = {name: np.zeros((STIMULI - 1, UNITS)) for name in rows}
     plants.write(tmp_path / "controls" / "other", rows, acts)
     with pytest.raises(UserError, match="not scanned with the stimuli"):
+        detect(scan, QUICK)
+
+
+def test_a_control_of_other_labels_or_concepts_is_refused(plants, tmp_path):
+    scan = world(plants, tmp_path, "axes")
+    control = tmp_path / "controls" / "other"
+    rows = {name: plants.rows_of(name, ~one_concept_each(None)) for name in scan.facets}
+    acts = {name: np.zeros((STIMULI, UNITS)) for name in rows}
+    plants.write(control, rows, acts)
+    with pytest.raises(UserError, match="not scanned with the labels of photo"):
+        detect(scan, QUICK)
+    world(plants, control, "noise")
+    save_concepts(control / "concepts.json", scan.concepts[::-1])
+    with pytest.raises(UserError, match="not scanned with the concepts"):
         detect(scan, QUICK)
 
 

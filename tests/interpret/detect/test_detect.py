@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from clipjax.config import UserError
-from clipjax.interpret.detect import detect
+from clipjax.config import UsageError, UserError
 from clipjax.interpret.detect_settings import DetectSettings
+from clipjax.interpret.detection import detect
 from clipjax.interpret.statistics.planted import PlantConfig, plant, recovery
 
 PATH = "image/blocks/0/mlp_act"
@@ -257,6 +257,11 @@ def test_misspelt_names(plants, tmp_path):
         detect(scan, DetectSettings(units=("image/blocks/0/mlp_akt",)))
     with pytest.raises(UserError, match="two or more are needed"):
         detect(scan, DetectSettings(facets=("facet0",)))
+
+
+def test_a_seed_below_zero_is_refused():
+    with pytest.raises(UsageError, match="seed is -1; expected 0 or more"):
+        DetectSettings(seed=-1)
 
 
 def test_several_paths_are_spaces_of_their_own(plants, tmp_path):

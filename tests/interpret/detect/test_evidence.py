@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from clipjax.interpret.detect import detect
 from clipjax.interpret.detect_settings import DetectSettings
+from clipjax.interpret.detection import detect
 from clipjax.interpret.meaning import compared_facets, concept_vectors
 from clipjax.interpret.statistics.conjunction import confirmation_half
 from clipjax.interpret.statistics.planted import PlantConfig, plant

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from clipjax.config import UserError
-from clipjax.interpret.detect import detect
 from clipjax.interpret.detect_settings import DetectSettings
+from clipjax.interpret.detection import detect
 from clipjax.interpret.findings import ARRAYS, JSON, Findings, written_arrays
+from clipjax.interpret.scan_files import RECORD
 from clipjax.interpret.spaces import UnitName
 from clipjax.interpret.statistics.planted import PlantConfig, plant
 
@@ -92,6 +93,19 @@ def test_findings_that_are_missing_or_of_another_schema(findings, tmp_path):
     (tmp_path / JSON).write_text(json.dumps({**findings[1].content, "schema": 9}))
     with pytest.raises(UserError, match="has schema 9, this release reads 1"):
         Findings.read(tmp_path)
+
+
+def test_findings_of_another_scan_are_refused(findings, tmp_path):
+    content = {**findings[1].content, "scan": "one"}
+    (tmp_path / JSON).write_text(json.dumps(content))
+    (tmp_path / RECORD).write_text('{"key": "one"}')
+    assert Findings.read(tmp_path).content["scan"] == "one"
+    (tmp_path / RECORD).write_text('{"key": "two"}')
+    with pytest.raises(UserError, match=r"of another scan .* Test the scan again"):
+        Findings.read(tmp_path)
+    del content["scan"]  # as of an earlier release
+    (tmp_path / JSON).write_text(json.dumps(content))
+    assert Findings.read(tmp_path).units()
 
 
 def test_arrays_appear_whole_or_not_at_all(tmp_path):

@@ -78,6 +78,7 @@ def test_a_failed_control_is_told_by_the_exit_status(clipjax, plants, planted, t
     (line,) = [line for line in out.splitlines() if line.startswith("control failed")]
     assert "shuffled has" in line
     assert "shuffled (!)" in out
+    assert "a control model with a tenth of the model's pairs or more" in out.replace("\n", " ")
     assert (tmp_path / JSON).exists()
     assert (tmp_path / ARRAYS).exists()
 
@@ -119,6 +120,7 @@ def test_mistakes_end_with_a_line(clipjax, plants, planted, tested, tmp_path):
     assert "Did you mean 'maxp-b" in err
     code, _, err = clipjax("test", "--scan", tested, "--required", 3)
     assert code == 1
+    assert "it runs facet0, facet1 of facet0, facet1, and 3 (--required) are needed" in err
 
 
 def test_nothing_is_written_if_it_fails(clipjax, plants, tmp_path):
@@ -130,3 +132,13 @@ def test_nothing_is_written_if_it_fails(clipjax, plants, tmp_path):
     assert "mlp_act:4: its activation at stimulus s3 is NaN" in err
     assert not list(tmp_path.glob("neurons*"))
     assert not list(tmp_path.glob(".neurons*"))
+
+
+@pytest.mark.parametrize("name", [JSON, ARRAYS])
+def test_a_scan_that_cannot_be_written_is_told(clipjax, plants, planted, tmp_path, name):
+    plants.write_planted(tmp_path, planted)
+    (tmp_path / name).mkdir()
+    code, _, err = clipjax("test", "--scan", tmp_path, "--rotations", 0, "--permutations", 0)
+    assert code == 1
+    assert f"{name}: cannot be written" in err
+    assert not any(path.is_file() for path in tmp_path.glob("*neurons*"))

@@ -1,10 +1,12 @@
-"""The page as Chromium shows it; screenshots stay in the folder of the test."""
+"""The page as Chromium shows it; CLIPJAX_ARTEFACTS names a folder for the screenshots."""
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +126,9 @@ def test_pictures_are_seen_and_scripts_of_others_are_not_run(path, width):
     copy.write_text(page, encoding="utf-8")
     shot = path.with_name(f"neurons_{width}.png")
     browse(copy, width, f"--screenshot={shot}")
+    if artefacts := os.environ.get("CLIPJAX_ARTEFACTS"):
+        Path(artefacts).mkdir(parents=True, exist_ok=True)
+        shutil.copy(shot, artefacts)
     pixels = np.asarray(Image.open(shot).convert("RGB"))
     assert pixels.shape == (1600, width, 3)
     # Emoji are colourful, text and frames are hardly so; a blank page has one colour.

@@ -3,14 +3,17 @@ import dataclasses
 import numpy as np
 import pytest
 
+from clipjax.cli import sae_label
+from clipjax.cli.parser import Parser
 from clipjax.config import UserError
 from clipjax.data.concepts import Concept
-from clipjax.interpret.detect import detect
+from clipjax.interpret import scan_files
 from clipjax.interpret.detect_settings import DetectSettings
+from clipjax.interpret.detection import detect
 from clipjax.interpret.facets import FacetRows
 from clipjax.interpret.sae.naming import UNLABELLED, name_atoms
 from clipjax.interpret.sae.scan_codes import facet_embeds, scan_codes
-from clipjax.interpret.scan_files import ScanRecord, write_scan
+from clipjax.interpret.scan_files import Scan, ScanRecord, write_scan
 from clipjax.interpret.summaries import summarise
 
 
@@ -87,6 +90,38 @@ def test_a_scan_that_does_not_fit_is_refused(make_sae, make_pairs, write_embeds)
         facet_embeds(coarse, make_sae(), "photo")
 
 
+def test_labels_replace_labels_and_nothing_else(
+    make_sae, make_pairs, write_embeds, tmp_path, monkeypatch
+):
+    image, text, _ = make_pairs(pairs=40)
+    scan = write_embeds({"photo": image, "caption": text}, np.zeros((40, 1), bool))
+    sae, out = make_sae(), tmp_path / "codes"
+    first = scan_codes(scan, sae, "mine", out)
+    for name in ("neurons.json", "controls/a/scan.json"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("{}")
+    assert scan_codes(scan, sae, "other", out).record.key != first.record.key
+    assert not (out / "neurons.json").exists()
+    assert (out / "controls" / "a" / "scan.json").exists()
+    with pytest.raises(UserError, match="no result of clipjax sae label"):
+        scan_codes(scan, sae, "mine", scan.path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "labels.json").write_text("{}")
+    with pytest.raises(UserError, match=r"not of a scan \(labels\.json\)"):
+        scan_codes(scan, sae, "mine", tmp_path / "mine")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scan_files, "write_summary", killed)
+        with pytest.raises(KeyboardInterrupt):
+            scan_codes(scan, sae, "mine", out)
+    with pytest.raises(UserError, match="not a whole scan"):
+        Scan(out)
+    assert scan_codes(scan, sae, "mine", out).record == first.record
+
+
 def test_atoms_that_point_at_no_name_stay_unlabelled(make_sae, pairs):
     """Half of the atoms are the names themselves, with noise; the others are random."""
     features, _ = pairs
@@ -125,3 +160,18 @@ def test_p_values_of_random_atoms_are_uniform(make_sae, pairs):
 
 def _units(rows):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_work(
+    make_sae, make_pairs, write_embeds, tmp_path, monkeypatch
+):
+    image, text, _ = make_pairs(pairs=40)
+    scan = write_embeds({"photo": image, "caption": text}, np.zeros((40, 1), bool))
+    (tmp_path / "out").touch()
+    monkeypatch.setattr("clipjax.interpret.sae.files.load_sae", lambda _: make_sae())
+    monkeypatch.setattr("clipjax.cli.sae_label._named", None)  # would load a model
+    parser = Parser()
+    sae_label.configure(parser)
+    words = ["--sae", "sae", "--scan", str(scan.path), "--out", str(tmp_path / "out")]
+    with pytest.raises(UserError, match="out: cannot be made or written"):
+        sae_label.run(parser.parse_args(words))

@@ -67,6 +67,7 @@ def test_train_and_eval(folder, capsys):
         (["train", "--features", "FEATURES", "--out", "o", "--objectve", "topk"], 2, "--objective"),
         (["eval", "--features", "FEATURES", "--sae", "ROOT"], 1, "no sae.json"),
         (["label", "--sae", "ROOT", "--scan", "ROOT", "--out", "o"], 1, "no sae.json"),
+        (["label", "--sae", "x", "--scan", "x", "--out", "o", "--seed", "-1"], 2, "--seed=-1"),
         (["trian"], 2, "train"),
     ],
 )

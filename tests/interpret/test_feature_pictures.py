@@ -7,8 +7,7 @@ import pytest
 
 import clipjax
 from clipjax.config import UserError
-from clipjax.interpret.judge import judge
-from clipjax.interpret.visualise import (
+from clipjax.interpret.feature_pictures import (
     VisualiseConfig,
     amplitudes_of,
     before_activation,
@@ -16,6 +15,7 @@ from clipjax.interpret.visualise import (
     noise_pictures,
     visualise,
 )
+from clipjax.interpret.judge import judge
 from clipjax.models import tapped, with_params
 
 # Of a model with patches of half its width: moved, a picture is another one.

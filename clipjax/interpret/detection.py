@@ -80,6 +80,7 @@ def detect(
     content = {
         "schema": SCHEMA,
         "version": clipjax.__version__,
+        "scan": scan.record.key,
         "model": _model(scan),
         "data": _data(scan, list(lines)),
         "settings": {**settings.as_json(), "store": scan.record.store, "pool": scan.record.pool},

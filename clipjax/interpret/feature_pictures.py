@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -70,8 +71,10 @@ class VisualiseConfig:
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
-        if self.learning_rate <= 0 or self.noise < 0 or self.jitter < 0:
-            raise ValueError("learning_rate must be positive, noise and jitter not negative")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate={self.learning_rate} must be positive and finite")
+        if not 0 <= self.noise < math.inf or self.jitter < 0:
+            raise ValueError("noise and jitter must not be negative")
 
 
 def before_activation(path: str, config: DualEncoderConfig) -> str:
