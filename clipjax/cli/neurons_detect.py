@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from clipjax.cli.parser import Parser, check_writable
+from clipjax.cli.parser import Parser, check_writable, listed
 from clipjax.cli.text_table import text_table, written
 
 EXIT_CONTROL_FAILED = 3
@@ -90,8 +90,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from clipjax.interpret.scan_files import Scan
 
     settings = DetectSettings(
-        facets=_names(args.facets),
-        units=_names(args.units),
+        facets=listed(args.facets),
+        units=listed(args.units),
         rate=args.q,
         method=_METHODS[args.conj],  # pyright: ignore[reportArgumentType]
         required=args.required,
@@ -119,10 +119,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         args.exit_status = EXIT_CONTROL_FAILED
     told = ("model", "settings", "spaces", "summary", "failed_controls", "seconds")
     return {name: content[name] for name in told}
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _print(content: Any) -> None:

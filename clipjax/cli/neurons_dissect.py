@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipjax.cli.neurons_pictures import read_lines
-from clipjax.cli.neurons_reopen import WHEREABOUTS, add_whereabouts_flags, whereabouts
+from clipjax.cli.neurons_reopen import add_whereabouts_flags, first_whereabouts, whereabouts
 from clipjax.cli.parser import Parser, check_seed, check_writable
 from clipjax.cli.text_table import text_table
 from clipjax.config.errors import UsageError, UserError, did_you_mean
@@ -67,9 +67,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     check_seed(args.seed)
     if args.concepts and not args.judge:
         raise UsageError("--concepts needs --judge: the labels of a scan are of its own concepts.")
-    where = [name for name in WHEREABOUTS if getattr(args, name) is not None]
-    if where and not args.judge:
-        raise UsageError(f"--{where[0]} needs --judge: without one no stimuli are opened.")
+    if (where := first_whereabouts(args)) and not args.judge:
+        raise UsageError(f"{where} needs --judge: without one no stimuli are opened.")
     from clipjax.interpret.scan_files import Scan
 
     scan = Scan(args.scan)

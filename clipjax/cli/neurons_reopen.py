@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from clipjax.interpret.reopened import Whereabouts
     from clipjax.interpret.scan_files import Scan
 
-WHEREABOUTS = ("stimuli", "root", "caption", "concept_column")
+_WHEREABOUTS = ("stimuli", "root", "caption", "concept_column")
 
 
 def add_reopen_flags(parser: Parser) -> None:
@@ -35,11 +35,16 @@ def add_whereabouts_flags(parser: Parser) -> None:
         parser.add_argument(flag, metavar=metavar, help=f"{meaning} (default: as in the scan)")
 
 
+def first_whereabouts(args: argparse.Namespace) -> str | None:
+    """Returns the first flag of `add_whereabouts_flags` that was given."""
+    return next((f"--{name}" for name in _WHEREABOUTS if getattr(args, name) is not None), None)
+
+
 def whereabouts(args: argparse.Namespace) -> "Whereabouts":
     """Returns what the flags of `add_whereabouts_flags` say."""
     from clipjax.interpret.reopened import Whereabouts
 
-    return Whereabouts(**{name: getattr(args, name) for name in WHEREABOUTS})
+    return Whereabouts(**{name: getattr(args, name) for name in _WHEREABOUTS})
 
 
 def reopened(args: argparse.Namespace, scan: "Scan") -> tuple[Any, dict[str, Any]]:

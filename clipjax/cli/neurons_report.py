@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipjax.cli.neurons_reopen import WHEREABOUTS, add_whereabouts_flags, whereabouts
+from clipjax.cli.neurons_reopen import add_whereabouts_flags, first_whereabouts, whereabouts
 from clipjax.cli.parser import Parser, check_writable
 from clipjax.config import DualEncoderConfig, UsageError, UserError
 from clipjax.config.convert import from_config_dict
@@ -56,9 +56,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     if args.most < 1:
         raise UsageError(f"--most={args.most}: expected 1 or more.")
-    where = [name for name in WHEREABOUTS if getattr(args, name) is not None]
-    if where and args.no_pictures:
-        raise UsageError(f"--no_pictures leaves out what --{where[0]} is for: give one of them.")
+    if (where := first_whereabouts(args)) and args.no_pictures:
+        raise UsageError(f"--no_pictures leaves out what {where} is for: give one of them.")
     from clipjax.core.progress import Progress
     from clipjax.interpret.findings import Findings
     from clipjax.interpret.report import write_report

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipjax.cli.parser import Parser
+from clipjax.cli.parser import Parser, check_seed, check_writable, listed
 from clipjax.cli.text_table import text_table, written
 from clipjax.config.errors import UsageError, UserError
 
@@ -67,10 +67,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from clipjax.interpret.population import compare, facet_dissimilarities, read_dissimilarities
     from clipjax.interpret.scan_files import Scan
 
-    if args.permutations < 1 or args.seed < 0:
-        raise UsageError("--permutations must be 1 or more, and --seed 0 or more.")
+    if args.permutations < 1:
+        raise UsageError(f"--permutations={args.permutations} is not positive.")
+    check_seed(args.seed)
     scan = Scan(args.scan)
     space = _space(scan, args)
+    path = Path(args.scan) / "rsa.json"
+    check_writable("--scan", str(path))
     given = [read_dissimilarities(args.given)] if args.given else []
     if not given and len(space.facets) < 2:
         one = ", ".join(space.facets) or "no facet"
@@ -93,7 +96,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if cells is None
         else [{**dataclasses.asdict(cell), "unit": str(cell.unit)} for cell in cells],
     }
-    path = Path(args.scan) / "rsa.json"
     write_json(path, content)
     _print(content, space, path)
     return content
@@ -103,8 +105,7 @@ def _space(scan: "Scan", args: argparse.Namespace) -> "Space":
     from clipjax.interpret.spaces import EMBED, Space
 
     there = scan.facets_of(args.path)
-    named = (name.strip() for name in args.facets.split(","))
-    wanted = list(dict.fromkeys(name for name in named if name))
+    wanted = list(dict.fromkeys(listed(args.facets)))
     for name in wanted:
         scan.rows(name)  # raises with the nearest name
         if name not in there:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipjax.cli.parser import Parser, check_seed
+from clipjax.cli.parser import Parser, check_seed, listed
 from clipjax.config.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError("--no-names: leaves --names and --model without a use. Leave them out.")
     check_seed(args.seed)
     settings = DetectSettings(
-        facets=tuple(name.strip() for name in args.facets.split(",") if name.strip()),
+        facets=listed(args.facets),
         rate=args.q,
         rotations=args.rotations,
         permutations=args.permutations,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from clipjax.config import MeshConfig
 from clipjax.core.mesh import make_mesh
+from clipjax.interpret import accumulators
 from clipjax.interpret.accumulators import Accumulators
 from clipjax.interpret.statistics.ranks import facet_scores, of_rank_sums
 from clipjax.interpret.summaries import summarise
@@ -18,10 +19,14 @@ ROWS, UNITS, CONCEPTS, BATCH = 300, 13, 4, 32
 FIELDS = [field.name for field in dataclasses.fields(summarise(np.zeros((1, 1), np.float32)))]
 
 
-@pytest.fixture(scope="module", params=[1, 8])
+@pytest.fixture(scope="module", params=[(1, 256), (8, 256), (1, 1), (8, 1)])
 def sums(request):
-    mesh = make_mesh(MeshConfig(fsdp=request.param), num_devices=request.param)
-    return Accumulators(mesh, UNITS, concepts=CONCEPTS, bins=16, exemplars=7)
+    """On some devices; units above the second number have their exemplars replaced together."""
+    devices, few = request.param
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accumulators, "_FEW", few)
+        mesh = make_mesh(MeshConfig(fsdp=devices), num_devices=devices)
+        yield Accumulators(mesh, UNITS, concepts=CONCEPTS, bins=16, exemplars=7)
 
 
 def activations(seed=0):

@@ -89,7 +89,8 @@ class Similarity:
 
     Attributes:
         correlation: of their dissimilarities, over pairs of stimuli.
-        p_value: one-sided; how often stimuli renamed at random agree as well.
+        p_value: one-sided; how often stimuli renamed at random agree as well; 1 where the
+            correlation is NaN, since all stimuli are equally far apart in one of them.
     """
 
     correlation: float
@@ -164,6 +165,8 @@ def compare_dissimilarities(
     pairs = np.triu_indices(total, 1)
     left, right = (_unit(matrix[pairs], method) for matrix in (first, second))
     correlation = float(left @ right)
+    if np.isnan(correlation):  # no draw would reach it
+        return Similarity(correlation=correlation, p_value=1.0)
     square = np.zeros((total, total))
     square[pairs] = right
     square += square.T

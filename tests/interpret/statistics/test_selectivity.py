@@ -95,6 +95,13 @@ def test_names_drawn_as_they_were_count():
     assert abs(ours.p_value - 1 / 24) < 4 * np.sqrt(1 / 24 / 4_000)
 
 
+def test_stimuli_that_are_all_equally_far_apart_correlate_with_nothing():
+    flat, other = 1 - np.eye(4), np.abs(np.subtract.outer(np.arange(4.0), np.arange(4.0)))
+    found = compare_dissimilarities(flat, other, permutations=9)
+    assert np.isnan(found.correlation)
+    assert found.p_value == 1
+
+
 def test_matrices_must_be_of_the_same_stimuli():
     square = dissimilarity(responses())
     with pytest.raises(ValueError, match="20 and 19 stimuli"):
