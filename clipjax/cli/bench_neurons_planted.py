@@ -3,8 +3,8 @@
 clipjax bench neurons selftest --seeds 0,1,2 --json selftest.json
 
 The networks are small and random: a Vision Transformer, a convolutional network and a ResNet for
-pictures, a transformer for texts. Facets are photo, edges and caption of the world of emoji. Bars:
-recall and precision 0.95, no unit found in the network before anything was planted.
+pictures, a transformer for texts. Facets are photo, edges, word and caption of the world of emoji.
+Bars: recall and precision 0.95, no unit found in the network before anything was planted.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from clipjax.config.errors import UsageError, UserError
 if TYPE_CHECKING:
     from clipjax.config import DualEncoderConfig
 
-FACETS = ("photo", "edges", "caption")
+FACETS = ("photo", "edges", "word", "caption")
 KINDS = ("vit", "convnet", "resnet")
 
 

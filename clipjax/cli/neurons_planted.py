@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from clipjax.interpret.stimuli import Stimuli
 
 EXIT_FAILED = 3
-FACETS = "photo,edges,caption"
+FACETS = "photo,edges,word,caption"
 
 
 def configure(parser: Parser) -> None:

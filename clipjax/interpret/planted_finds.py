@@ -137,7 +137,7 @@ def selftest(
         raise UserError(f"embed_dim={dim} is too small to plant a unit in.")
     settings = dataclasses.replace(settings or DetectSettings(), units=(PATH,))
     facets = {n: f for n, f in stimuli.facets.items() if not f.rows.is_control}
-    planted = plant(model, facets, units=units, decoys=decoys, seed=seed)
+    planted = plant(model, facets, units=units, decoys=decoys, seed=seed, settings=settings)
     before, _, _ = _found(model, stimuli, settings)
     changed = Model(
         model.config, planted.params, model.tokenizer, model.encoder, 0, f"planted {seed}"

@@ -17,13 +17,16 @@ from clipjax.config import DualEncoderConfig, UserError
 from clipjax.core.mesh import replicated
 from clipjax.core.progress import Progress
 from clipjax.inference.load import Model
+from clipjax.interpret.detect_settings import DetectSettings
+from clipjax.interpret.evidence import facet_strata
 from clipjax.interpret.facet_batches import facet_batches
-from clipjax.interpret.facets import Facet, Tower
+from clipjax.interpret.facets import Facet, FacetRows, Tower
 from clipjax.interpret.model_units import TOWERS
-from clipjax.interpret.statistics.ranks import facet_scores
+from clipjax.interpret.statistics.ranks import count_positives, testable
+from clipjax.interpret.statistics.strata import controlled_scores
 from clipjax.models import param_shapes, with_params
 
-PENALTY_SHARE = 0.1  # of the mean variance of a feature
+PENALTY_SHARE = 0.01  # of the mean variance of a feature
 _STEP = 3.0  # of a concept, in standard deviations of a coordinate
 BATCH_SIZE = 64
 _QUIET_SECONDS = 2.0
@@ -142,12 +145,17 @@ class TowerFeatures:
 
 @dataclasses.dataclass(frozen=True)
 class _Read:
-    """What is known of one facet: inputs of the last map, what is added, labels, which to fit."""
+    """What is known of one facet: inputs of the last map, what is added, rows, which to fit."""
 
     seen: Float[np.ndarray, "rows inputs"]
     added: Float[np.ndarray, "rows embed"]
-    labels: Bool[np.ndarray, "rows concepts"]
+    rows: FacetRows
     fitted: Bool[np.ndarray, " rows"]
+
+    @property
+    def labels(self) -> Bool[np.ndarray, "fitted concepts"]:
+        """Of the rows that are fitted on."""
+        return self.rows.labels[self.fitted]
 
 
 def plant(
@@ -158,16 +166,18 @@ def plant(
     decoys: int,
     seed: int,
     held_out: float = 0.2,
+    settings: DetectSettings | None = None,
 ) -> Plant:
     """Plants units into the last linear maps of both towers of a model.
 
     A column of the image tower's map fires for a concept in all facets of pictures, and the same
     column of the text tower's for the same concept in texts: a ridge solution, positives as heavy
-    as negatives, over the stimuli that are not held out. Columns are as large as the others are,
-    so that unit length does not carry them into the others. The concepts are those that the
-    features of this network separate best on the stimuli fitted on, in the facet where they do so
-    worst. Decoys fire for one concept in pictures and for another one in texts, which share no
-    stimulus: they are no multimodal units.
+    as negatives and all facets of a tower alike, over the stimuli that are not held out. Columns
+    are as large as the others are, so that unit length does not carry them into the others. The
+    concepts are those that such columns tell most surely on the stimuli fitted on, with confounds
+    held still, in the facet where they do so worst: what a network knows of a concept may be
+    nothing but how bright its pictures are, and such a unit is none. Decoys fire for one concept
+    in pictures and for another one in texts, which share no stimulus: they are no multimodal units.
 
     Args:
         model: random or trained; it stays as it is.
@@ -175,8 +185,9 @@ def plant(
         units: to plant, each for another concept.
         decoys: to plant.
         seed: which coordinates, decoys and held-out stimuli.
-        held_out: share of the stimuli, by id, and at most of each concept's, that is not fitted
-            on.
+        held_out: share of the stimuli, by id, and at most of each concept's in a facet, that is
+            not fitted on.
+        settings: of the tests by which concepts are chosen; the usual ones by default.
 
     Raises:
         UserError: if there are too few coordinates or concepts, a tower ends in no linear map, or
@@ -188,11 +199,12 @@ def plant(
     rng = np.random.default_rng(seed)
     reads = _read(model, facets, rng, held_out)
     names = {tower: [n for n, f in facets.items() if f.rows.tower == tower] for tower in TOWERS}
-    labels = np.concatenate([read.labels for read in reads.values()])
+    labels = np.concatenate([facet.rows.labels for facet in facets.values()])
     _check_room(model.config.embed_dim, units, decoys, labels)
     order = rng.permutation(model.config.embed_dim)[: units + decoys]
+    settings = settings or DetectSettings()
     strength = np.min(
-        [_strength([reads[n] for n in of_tower]) for of_tower in names.values()], axis=0
+        [_strength([reads[n] for n in of_tower], settings) for of_tower in names.values()], axis=0
     )
     chosen = rng.permutation(np.argsort(-strength, kind="stable")[:units])
     pairs = _apart(strength, labels, decoys, rng)
@@ -228,20 +240,25 @@ def _read(
                 raise UserError(f"no facet shows the {tower} tower anything: nothing to plant.")
             for name, facet in of_tower.items():
                 fitted = np.array([one in kept for one in facet.rows.stimuli])
-                reads[name] = _Read(*features.of(facet, told), facet.rows.labels, fitted)
+                reads[name] = _Read(*features.of(facet, told), facet.rows, fitted)
     return reads
 
 
 def _kept(facets: Mapping[str, Facet], rng: np.random.Generator, held_out: float) -> set[str]:
-    """Draws the stimuli that are fitted on; no concept loses more than its share to the others."""
+    """Draws the stimuli that are fitted on.
+
+    In no facet does a concept lose more than its share to the others: where one stimulus shows it,
+    that one is fitted on.
+    """
+    concepts = next(iter(facets.values())).rows.labels.shape[1]
     labels: dict[str, np.ndarray] = {}
-    for facet in facets.values():
+    for place, facet in enumerate(facets.values()):
         for one, row in zip(facet.rows.stimuli, facet.rows.labels, strict=True):
-            labels[one] = labels.get(one, False) | row
+            labels.setdefault(one, np.zeros((len(facets), concepts), bool))[place] = row
     things = sorted(labels)
     table = np.array([labels[one] for one in things])
     room = held_out * table.sum(axis=0)
-    kept, lost = set(things), np.zeros(table.shape[1])
+    kept, lost = set(things), np.zeros(room.shape)
     for thing in rng.permutation(len(things)).tolist():
         fits = (lost + table[thing] <= room) | ~table[thing]
         if fits.all() and len(things) - len(kept) < held_out * len(things):
@@ -272,9 +289,9 @@ def _column(
         around: what is added to the result, of the rows fitted on.
     """
     x = np.concatenate([read.seen[read.fitted] for read in reads])
-    on = np.concatenate([read.labels[read.fitted, concept] for read in reads]).astype(np.float64)
-    share = np.clip(on.mean(), 1e-9, 1 - 1e-9)
-    weight = np.sqrt(np.where(on > 0, 0.5 / share, 0.5 / (1 - share)) / len(on))
+    shown = [read.labels[:, concept] for read in reads]
+    on = np.concatenate(shown).astype(np.float64)
+    weight = np.sqrt(np.concatenate([_weights(here) for here in shown]) / len(reads))
     penalty = PENALTY_SHARE * np.mean([read.seen[read.fitted].var(axis=0).mean() for read in reads])
     x, y = weight[:, None] * x, weight * (on - around)
     if len(x) < x.shape[1]:  # the smaller of two systems with one solution
@@ -282,15 +299,29 @@ def _column(
     return np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ y)
 
 
-def _strength(reads: Sequence[_Read]) -> Float[np.ndarray, " concepts"]:
-    """Returns the AUROC of a column for each concept, fitted and looked at on the same stimuli."""
-    columns = np.stack([_column(reads, c) for c in range(reads[0].labels.shape[1])], axis=1)
-    worst = []
+def _weights(on: Bool[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
+    """Returns weights with sum 1, half of it that of the positives."""
+    share = np.clip(on.mean(), 1e-9, 1 - 1e-9)
+    return np.where(on, 0.5 / share, 0.5 / (1 - share)) / len(on)
+
+
+def _strength(reads: Sequence[_Read], settings: DetectSettings) -> Float[np.ndarray, " concepts"]:
+    """Returns how sure it is that a column tells each concept, in the facet where it does so worst.
+
+    That is -log p, with confounds held still, on the stimuli that the column was fitted on. Facets
+    that are too small for a test have no say.
+    """
+    concepts = reads[0].labels.shape[1]
+    columns = np.stack([_column(reads, concept) for concept in range(concepts)], axis=1)
+    worst = np.full(concepts, np.finfo(np.float64).tiny)
     for read in reads:
-        here = read.seen[read.fitted] @ columns
-        scores = facet_scores(here, read.labels[read.fitted], min_positives=1, exact_below=0)
-        worst.append(np.nan_to_num(np.diagonal(scores.auroc), nan=0.0))
-    return np.min(worst, axis=0)
+        every = read.rows.labels
+        if testable(count_positives(every), len(every), settings.least).any():
+            strata = facet_strata(read.rows.confounds[read.fitted], settings)
+            here = read.seen[read.fitted] @ columns
+            scores = controlled_scores(here, read.labels, strata, min_positives=1)
+            worst = np.maximum(worst, np.nan_to_num(np.diagonal(scores.p_value), nan=1.0))
+    return -np.log(worst)
 
 
 def _apart(

@@ -10,8 +10,10 @@ import pytest
 from clipjax.config import ConvNeXtConfig, ResNetConfig, UserError, ViTConfig
 from clipjax.data.concepts import Concept
 from clipjax.inference.load import Model
+from clipjax.interpret.detect_settings import DetectSettings
+from clipjax.interpret.facets import FacetRows
 from clipjax.interpret.planted_finds import Selftest, _judged, selftest
-from clipjax.interpret.planting import Plant, last_map, plant
+from clipjax.interpret.planting import Plant, _kept, _Read, _strength, last_map, plant
 from clipjax.interpret.statistics.ranks import facet_scores
 from clipjax.interpret.stimuli import stimuli_of
 
@@ -104,6 +106,64 @@ def test_no_concept_loses_more_than_its_share_to_the_held_out(lab, world, one_de
     assert out.sum() == 16
     assert (world.labels[out].sum(axis=0) == 2).all()
     np.testing.assert_array_equal(planted.fitted["photo"], planted.fitted["caption"])
+
+
+def test_what_alone_shows_a_concept_in_a_facet_is_fitted_on(lab):
+    """As a word that is written once, beside many photographs of what it means."""
+    labels = np.arange(40)[:, None] % 4 == np.arange(4)
+    rng = np.random.default_rng(0)
+    photo = lab.facet("photo", rng.integers(0, 256, (40, 8, 8, 3)), labels)
+    word = lab.facet("word", rng.integers(0, 256, (4, 8, 8, 3)), np.eye(4, dtype=bool))
+    names = tuple(f"word:{i}" for i in range(4))
+    word.rows = dataclasses.replace(word.rows, stimuli=names)
+    for seed in range(20):
+        kept = _kept({"photo": photo, "word": word}, np.random.default_rng(seed), 0.2)
+        assert kept >= set(names)
+        assert len(kept - set(names)) == 32
+
+
+def _reads(labels, seen, brightness, rows=400):
+    """What a tower sees of one facet, all of it fitted on."""
+    of_facet = FacetRows(
+        name="photo",
+        tower="image",
+        stimuli=tuple(f"s{i}" for i in range(rows)),
+        samples=rows,
+        texts=("",) * rows,
+        labels=labels,
+        confounds=brightness[:, None],
+        confound_names=("luminance",),
+    )
+    return [_Read(seen, np.zeros((rows, 1)), of_facet, np.ones(rows, bool))]
+
+
+def test_a_concept_of_which_only_the_brightness_shows_is_chosen_last():
+    """Its column has the larger AUROC, and nothing of it is left among pictures as bright."""
+    rng = np.random.default_rng(0)
+    brightness = rng.normal(size=400)
+    bright = brightness + 0.3 * rng.normal(size=400) > 1.3
+    other = rng.random(400) < 0.1
+    seen = np.stack([brightness, 2 * other + rng.normal(size=400)], axis=1)
+    labels = np.stack([bright, other], axis=1)
+    scores = auroc(seen, labels)
+    assert scores[0, 0] > scores[1, 1] > 0.8
+    held = _strength(_reads(labels, seen, brightness), DetectSettings())
+    assert held[0] < -np.log(0.01) < -np.log(1e-6) < held[1]
+    # It is the confound that does it.
+    free = _strength(_reads(labels, seen, np.zeros(400)), DetectSettings())
+    assert free[0] > free[1]
+
+
+def test_a_facet_that_is_too_small_for_a_test_has_no_say_in_the_choice():
+    rng = np.random.default_rng(1)
+    labels = rng.random((400, 2)) < 0.1
+    seen = np.stack([2 * labels[:, 0], labels[:, 1]], axis=1) + rng.normal(size=(400, 2))
+    large = _reads(labels, seen, np.zeros(400))
+    small = _reads(np.eye(2, dtype=bool), np.zeros((2, 2)), np.zeros(2), rows=2)
+    alone = _strength(large, DetectSettings())
+    assert alone[0] > alone[1] > -np.log(0.01)
+    both = _strength([*large, *small], DetectSettings())
+    np.testing.assert_allclose(both, alone, rtol=0.5)  # its rows do have a part in the fit
 
 
 def test_what_cannot_be_planted_is_refused(lab, world, one_device):
