@@ -51,7 +51,8 @@ class Selftest:
         decoys_found: of these, decoys.
         unplanted: units found in the same network before anything was planted.
         auroc: median over the planted units, by facet: how strong the plant is.
-        auroc_held_out: the same over stimuli that the plant was not fitted on.
+        auroc_held_out: the same over stimuli that the plant was not fitted on; None for a facet
+            of which all were.
         seed: of the plant.
     """
 
@@ -66,8 +67,8 @@ class Selftest:
     wrong: tuple[str, ...]
     decoys_found: int
     unplanted: int
-    auroc: Mapping[str, float]
-    auroc_held_out: Mapping[str, float]
+    auroc: Mapping[str, float | None]
+    auroc_held_out: Mapping[str, float | None]
     seed: int
 
     @property
@@ -214,11 +215,14 @@ def _share(right: Sequence[bool]) -> float:
 
 def _strength(
     activations: np.ndarray, labels: np.ndarray, planted: Plant, rows: np.ndarray | None
-) -> float:
-    """Returns the median AUROC of planted units for their concepts, over some rows."""
+) -> float | None:
+    """Returns the median AUROC of planted units for their concepts, over some rows.
+
+    None where these rows show none of the concepts.
+    """
     rows = np.ones(len(labels), bool) if rows is None else rows
     scores = facet_scores(
         activations[rows][:, planted.units], labels[rows], min_positives=1, exact_below=0
     )
     own = scores.auroc[np.arange(len(planted.units)), planted.concepts]
-    return float(np.nanmedian(own)) if np.isfinite(own).any() else float("nan")
+    return float(np.nanmedian(own)) if np.isfinite(own).any() else None

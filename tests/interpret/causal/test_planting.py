@@ -199,6 +199,8 @@ def test_what_is_planted_is_found_and_nothing_else(tried):
     assert found.passed
     assert found.facets == ("photo", "edges", "caption")
     assert min(found.auroc.values()) > 0.85
+    assert set(found.auroc_held_out) == {"photo", "edges", "caption"}
+    assert None not in found.auroc_held_out.values()
 
 
 @pytest.mark.parametrize("how", ["finds nothing", "finds all"])
@@ -250,9 +252,12 @@ def test_shares_by_hand():
     )
     rng = np.random.default_rng(0)
     labels = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 0, 1], [0, 0, 0]], bool)
-    told = _judged(
-        found, effect, np.zeros((8, 3), bool), plant_, {"photo": (rng.random((5, 4)), labels)}, 0
-    )
+    scanned = {"photo": (rng.random((5, 4)), labels)}
+    every = dataclasses.replace(plant_, fitted={"photo": np.ones(5, bool)})
+    all_fitted = _judged(found, effect, np.zeros((8, 3), bool), every, scanned, 0)
+    told = _judged(found, effect, np.zeros((8, 3), bool), plant_, scanned, 0)
+    assert told.auroc_held_out["photo"] is not None
+    assert all_fitted.auroc_held_out["photo"] is None
     assert isinstance(told, Selftest)
     assert (told.recall, told.precision, told.right_concept) == (0.5, 1 / 3, 1.0)
     assert told.missed == ("shared/embed:2+",)
