@@ -1,6 +1,9 @@
 """Finds the units that answer to something: by concepts, by words, by what exemplars say.
 
 clipjax neurons search dog --scan OUT
+
+AUROC, q and whether it is replicated are those of the concept that the text names; where it names
+none of a unit's, those of its first one.
 """
 
 import argparse
@@ -30,19 +33,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"--most {args.most}: expected 1 or more.")
     from clipjax.interpret.findings import Findings
 
-    units = Findings.read(args.scan).search(args.text)
+    findings = Findings.read(args.scan)
+    units = findings.search(args.text)
     rows = []
     for unit in units[: args.most]:
-        first = unit["concepts"][0] if unit["concepts"] else {}
+        meant = findings.concept_meant(unit, args.text) or {}
         rows.append(
             [
                 unit["unit"],
                 unit["kind"],
                 ", ".join(concept["name"] for concept in unit["concepts"][:3]),
                 unit["label"],
-                written(first.get("effect"), ".3f"),
-                written(first.get("q"), ".2g"),
-                _ANSWERS[first.get("replicated")],
+                written(meant.get("effect"), ".3f"),
+                written(meant.get("q"), ".2g"),
+                _ANSWERS[meant.get("replicated")],
             ]
         )
     head = ["unit", "kind", "concepts", "label", "AUROC", "q", "replicated"]

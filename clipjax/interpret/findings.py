@@ -88,8 +88,9 @@ class Findings:
     def search(self, text: str) -> list[dict[str, Any]]:
         """Returns the listed units that a text fits, the best first.
 
-        First those with a concept of that name or with that word, then those of whose words it is
-        one, then those with exemplars that say it, those with most of them first.
+        First those with a concept of that name or with that word, and of these the ones that
+        answer to this concept most surely; then those of whose words it is one, then those with
+        exemplars that say it, those with most of them first.
 
         Raises:
             UserError: if nothing fits, with the nearest name.
@@ -100,7 +101,8 @@ class Findings:
         known = self._words_of_concepts()
         ranked = []
         for place, unit in enumerate(self.content["units"]):
-            fit = _fit(wanted, unit, known)
+            meant = _concept_meant(wanted, unit, known)
+            fit = meant[0] if meant else _fit_of_words(wanted, unit)
             if fit is not None:
                 ranked.append((fit, place, unit))
         if not ranked:
@@ -110,6 +112,16 @@ class Findings:
                 f"no listed unit answers to {text!r}.{did_you_mean(text.lower(), sorted(names))}"
             )
         return [unit for *_, unit in sorted(ranked, key=lambda row: row[:2])]
+
+    def concept_meant(self, unit: Mapping[str, Any], text: str) -> dict[str, Any] | None:
+        """Returns that concept of a unit which a text names; its first if none; None without any.
+
+        Args:
+            unit: such as `search` returns.
+            text: that was looked for.
+        """
+        meant = _concept_meant(tuple(words_of(text)), unit, self._words_of_concepts())
+        return meant[1] if meant else next(iter(unit["concepts"]), None)
 
     def show(self, unit: str) -> dict[str, Any]:
         """Returns a listed unit.
@@ -173,20 +185,33 @@ def written_arrays(
         yield keep
 
 
-def _fit(
+def _concept_meant(
     wanted: tuple[str, ...], unit: Mapping[str, Any], known: dict[str, list[str]]
-) -> float | None:
-    """Returns how well a text fits a unit, the smaller the better; None if it does not."""
-    names = [name for concept in unit["concepts"] for name in known.get(concept["concept"], ())]
-    if any(tuple(words_of(name)) == wanted for name in names):
-        return 0.0
-    if any(set(wanted) <= set(words_of(name)) for name in names):
-        return 1.0
+) -> tuple[tuple[float, ...], dict[str, Any]] | None:
+    """Returns how well the unit's concept that a text names best fits, and this concept.
+
+    Fits are compared as tuples, the least is the best: exactly named, found, replicated, strong.
+    """
+    fits = []
+    for place, concept in enumerate(unit["concepts"]):
+        names = [tuple(words_of(name)) for name in known.get(concept["concept"], ())]
+        if any(set(wanted) <= set(name) for name in names):
+            inexact = float(wanted not in names)
+            doubts = (not concept["found"], not concept["replicated"], -(concept["effect"] or 0.0))
+            fits.append(((inexact, *map(float, doubts)), place, concept))
+    if not fits:
+        return None
+    fit, _, concept = min(fits, key=lambda one: one[:2])
+    return fit, concept
+
+
+def _fit_of_words(wanted: tuple[str, ...], unit: Mapping[str, Any]) -> tuple[float, ...] | None:
+    """Returns how well a text fits what a unit's exemplars say; None if it does not."""
     if set(wanted) <= {*unit["words"], *words_of(unit["label"])}:
-        return 2.0
+        return (2.0,)
     texts = (one["text"] for exemplars in unit["top"].values() for one in exemplars)
     said = sum(set(wanted) <= set(words_of(text)) for text in texts)
-    return 3 - said / (1 + said) if said else None  # above 2
+    return (3.0, -float(said)) if said else None
 
 
 def _as_lines(content: Mapping[str, Any]) -> str:

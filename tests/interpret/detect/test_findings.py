@@ -66,6 +66,41 @@ def test_search_knows_names_words_and_texts(findings, planted):
         found.search("...")
 
 
+def test_those_come_first_that_answer_most_surely_to_what_is_looked_for():
+    """A unit with a stronger concept beside it is not the better answer."""
+
+    def unit(name, **concepts):
+        held = [
+            {"concept": c, "found": found, "replicated": again, "effect": effect}
+            for c, (found, again, effect) in concepts.items()
+        ]
+        return {"unit": name, "concepts": held, "words": [], "label": "", "top": {}}
+
+    known = [
+        {"id": "cat", "name": "cat", "words": ["kitten"]},
+        {"id": "car", "name": "car", "words": []},
+        {"id": "big", "name": "big cat", "words": []},
+    ]
+    units = [
+        unit("strong car", car=(True, True, 0.99), cat=(True, False, 0.76)),
+        unit("partial", cat=(False, False, 0.95)),
+        unit("big", big=(True, True, 0.98)),
+        unit("firm", cat=(True, True, 0.8)),
+        unit("firmer", car=(True, True, 0.95), cat=(True, True, 0.9)),
+    ]
+    found = Findings(content={"units": units, "data": {"concepts": known}})
+    order = ["firmer", "firm", "strong car", "partial", "big"]
+    assert [one["unit"] for one in found.search("cat")] == order
+    assert [one["unit"] for one in found.search("Kitten")] == order[:-1]
+    for one in units:
+        meant = found.concept_meant(one, "cat")
+        assert meant is not None
+        assert meant["concept"] == ("big" if one["unit"] == "big" else "cat")
+    first = found.concept_meant(units[0], "nothing")
+    assert first is units[0]["concepts"][0]
+    assert found.concept_meant(unit("none"), "cat") is None
+
+
 def test_show_and_kinds(findings):
     _, found = findings
     name = found.units()[0]["unit"]
