@@ -11,6 +11,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
+from clipjax.cli.neurons_planted import FACETS
 from clipjax.cli.parser import add_seeds_flag
 from clipjax.cli.text_table import text_table
 from clipjax.config.errors import UsageError, UserError
@@ -18,7 +19,6 @@ from clipjax.config.errors import UsageError, UserError
 if TYPE_CHECKING:
     from clipjax.config import DualEncoderConfig
 
-FACETS = ("photo", "edges", "word", "caption")
 KINDS = ("vit", "convnet", "resnet")
 
 

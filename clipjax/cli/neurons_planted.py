@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from clipjax.interpret.stimuli import Stimuli
 
 EXIT_FAILED = 3
-FACETS = "photo,edges,word,caption"
+FACETS = ("photo", "edges", "word", "caption")
 
 
 def configure(parser: Parser) -> None:
@@ -44,7 +44,8 @@ def configure(parser: Parser) -> None:
     parser.add_argument(
         "--facets",
         metavar="LIST",
-        help=f"three or more, of both towers (default: {FACETS} of emoji-world, else all)",
+        help="three or more, of both towers "
+        f"(default: {','.join(FACETS)} of emoji-world, else all)",
     )
     parser.add_argument(
         "--units", type=int, metavar="N", help="to plant (default: 20, or a quarter of all)"
@@ -94,7 +95,8 @@ def _opened(args: argparse.Namespace) -> tuple[Any, Any, "Stimuli"]:
     from clipjax.interchange.pretrained import open_pretrained
     from clipjax.interpret.stimuli import EMOJI_WORLD, open_stimuli
 
-    wanted = listed(args.facets) or listed(FACETS if args.stimuli == EMOJI_WORLD else "") or None
+    usual = FACETS if args.stimuli == EMOJI_WORLD else None
+    wanted = listed(args.facets) or usual
     if args.config:
         whole = load_config(args.config, args.overrides)
         config, kind, tokenizer = whole.model, whole.tokenizer, None

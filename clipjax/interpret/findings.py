@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import zipfile
@@ -98,7 +99,7 @@ class Findings:
         wanted = tuple(words_of(text))
         if not wanted:
             raise UserError(f"{text!r} holds no word to search for.")
-        known = self._words_of_concepts()
+        known = self._words_of_concepts
         ranked = []
         for place, unit in enumerate(self.content["units"]):
             meant = _concept_meant(wanted, unit, known)
@@ -120,7 +121,7 @@ class Findings:
             unit: such as `search` returns.
             text: that was looked for.
         """
-        meant = _concept_meant(tuple(words_of(text)), unit, self._words_of_concepts())
+        meant = _concept_meant(tuple(words_of(text)), unit, self._words_of_concepts)
         return meant[1] if meant else next(iter(unit["concepts"]), None)
 
     def show(self, unit: str) -> dict[str, Any]:
@@ -152,6 +153,7 @@ class Findings:
             for name, array in self.arrays.items():
                 keep(name, array)
 
+    @functools.cached_property
     def _words_of_concepts(self) -> dict[str, list[str]]:
         return {
             concept["id"]: [concept["name"], *concept["words"]]
